@@ -129,12 +129,19 @@ class GenerativeCore(ABC):
             self.refuse(prompt)
         studies: list[Study] = []
         for start in range(0, len(prompts), self.batch_size):
-            part, part_seeds = list(prompts[start : start + self.batch_size]), list(seeds[start : start + self.batch_size])
+            stop = start + self.batch_size
+            part, part_seeds = list(prompts[start:stop]), list(seeds[start:stop])
             n = len(part)
             part += [part[-1]] * (self.batch_size - n)
             part_seeds += [part_seeds[-1]] * (self.batch_size - n)
             studies += self._generate(part, part_seeds)[:n]
         return studies
+
+    def configure(self, **sampler: Any) -> None:
+        """Change sampler settings (``steps``, ``guidance``, ...); None keeps one. Cores without any take only None."""
+        changed = [key for key, value in sampler.items() if value is not None]
+        if changed:
+            raise InputError(f"core {self.card.name} has no sampler setting {changed[0]!r}")
 
     @abstractmethod
     def _generate(self, prompts: list[Prompt], seeds: list[int]) -> list[Study]:
@@ -144,7 +151,7 @@ class GenerativeCore(ABC):
 def prompts_from_plan(plan: pd.DataFrame) -> list[Prompt]:
     """Read a plan's rows (columns of the contract, missing optional ones allowed) as prompts."""
 
-    def text(row: Mapping[str, Any], name: str) -> str | None:
+    def text(row: Mapping[Any, Any], name: str) -> str | None:
         value = row.get(name)
         return None if value is None or value != value or value == "" else str(value)
 

@@ -1,0 +1,153 @@
+"""One training of one arm (draw, seed, ratio), as a job that any process can do from the run folder alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxraug.run import MARKER, Run, once
+from cxraug.seeds import derive_seed
+from cxraug.storage import read_json, write_json
+
+SET_OF = {"mixed": "core", "pretrained": "core", "gaussian": "gaussian", "outside": "outside"}
+NEEDS_PLAN = ("duplicated", "oversampled", "real_pretrained")
+
+
+@dataclass(frozen=True)
+class ArmJob:
+    """What to train: ``patients`` is set for points of the learning curve only."""
+
+    run: str
+    kind: str
+    ratio: float | None
+    draw: int
+    seed: int
+    patients: Any = None
+
+
+def arm_folder(job: ArmJob) -> Path:
+    """Where a job's model, history and predictions lie."""
+    if job.patients is not None:
+        return Path(job.run) / "curve" / f"{job.patients}" / f"draw-{job.draw:02d}" / f"seed-{job.seed}"
+    name = job.kind if job.ratio is None else f"{job.kind}@{job.ratio:g}"
+    return Path(job.run) / f"draw-{job.draw:02d}" / "arms" / name / f"seed-{job.seed}"
+
+
+def train_arms(run: Run, jobs: list[ArmJob], what: str) -> None:
+    """Train all ``jobs`` that are not done, ``recipe.workers`` at a time (one thread each)."""
+    from cxraug.classifiers.pool import train_many
+
+    missing = [job for job in jobs if not (arm_folder(job) / MARKER).is_file()]
+    workers = run.recipe.workers or os.cpu_count() or 1
+    train_many([partial(train_job, job) for job in missing], workers, what=what, done=len(jobs) - len(missing))
+
+
+def train_job(job: ArmJob) -> None:
+    """Train one arm and write its predictions for validation and test."""
+    once(arm_folder(job), lambda: _train(_open(job.run), job))
+
+
+@lru_cache(maxsize=1)
+def _open(folder: str) -> Run:
+    return Run.open(folder)
+
+
+def _train(run: Run, job: ArmJob) -> dict[str, Any]:
+    from cxraug.classifiers.arms import Images, arm_data
+    from cxraug.classifiers.prediction import predict_arm, write_predictions
+    from cxraug.classifiers.training import train_arm
+
+    recipe, frame = run.recipe, run.manifest.frame
+    keep = run.keep(job.draw, job.patients).keep
+    train, val = run.rows("train") & keep, run.rows("val") & keep
+    primary = recipe.evaluate.primary.finding
+    added, planned_cells = added_images(run, job, int(train.sum()))
+    data = arm_data(
+        job.kind,
+        Images(np.asarray(run.cache.pixels[train]), run.y[train]),
+        list(run.cells(frame[train])),
+        added=added,
+        planned_cells=planned_cells,
+        seed=derive_seed(recipe.seed, "arm data", job.draw, job.seed),
+        pretrain_share=recipe.arms.pretrain_share,
+    )
+    folder = arm_folder(job)
+    train_arm(
+        data,
+        Images(np.asarray(run.cache.pixels[val]), run.y[val]),
+        folder,
+        recipe.train,
+        findings=run.findings,
+        seed=derive_seed(recipe.seed, "train", job.draw, job.seed),
+        select=None if primary == "macro" else primary,
+        card={"arm": job.kind, "ratio": job.ratio, "draw": job.draw, "seed": job.seed,
+              "encoding": recipe.data.encoding.__dict__},
+        seen=run.seen(train),
+    )  # fmt: skip
+    rows = val | run.rows("test")
+    p = predict_arm(folder, np.asarray(run.cache.pixels[rows]))
+    write_predictions(
+        folder / "predictions.parquet", frame[rows], run.y[rows], p, run.findings,
+        arm=job.kind, seed=job.seed, draw=job.draw,
+    )  # fmt: skip
+    return {"added": 0 if added is None else len(added.y)}
+
+
+def added_images(run: Run, job: ArmJob, n_real: int) -> tuple[Any, list[str] | None]:
+    """The images an arm adds, and the cells that its count-matched control must fill.
+
+    The number is what the core's accepted images allow, up to ratio x real images, so that every arm of one ratio and
+    draw adds the same number.
+    """
+    if job.kind not in SET_OF and job.kind not in NEEDS_PLAN:
+        return None, None
+    from cxraug.classifiers.arms import Images
+    from cxraug.synthesis.generate import load_set
+
+    sets = run.draw_folder(job.draw) / "sets"
+    plan = pd.read_parquet(run.draw_folder(job.draw) / "plan" / "plan.parquet").set_index("prompt_id", drop=False)
+
+    def accepted(name: str) -> tuple[pd.DataFrame, np.ndarray]:
+        made, pixels = load_set(sets / name, run.recipe.data.encoding, annotated=run.manifest.annotated)
+        return made.frame, pixels
+
+    frame, pixels = accepted("core")
+    wanted = len(frame) if job.ratio is None else min(len(frame), round(job.ratio * n_real))
+    # a control fills the cells of what the core's arm really adds, not of what was asked
+    cells = list(run.cells(plan.loc[frame["prompt_id"].iloc[:wanted]].assign(view=frame["view"].iloc[:wanted].to_numpy())))
+    name = SET_OF.get(job.kind)
+    if name is None:
+        return None, cells
+    if name != "core":
+        frame, pixels = accepted(name)
+    if not len(frame):
+        return None, cells
+    index = np.arange(wanted) % len(frame)  # a control core with fewer accepted images repeats them: same count
+    y = run.plan_y(plan.loc[frame["prompt_id"].iloc[index]])
+    return Images(np.ascontiguousarray(pixels[index]), y), cells
+
+
+def select_ratio(run: Run, lead: str, draw: int) -> float | None:
+    """The ratio of synthetic to real images with the best validation score, mean over seeds; kept in ratio.json."""
+    ratios = run.recipe.arms.ratios
+    if ratios is None:
+        return None
+    path = run.draw_folder(draw) / "ratio.json"
+    if not path.is_file():
+        scores = {}
+        for ratio in ratios:
+            cards = [
+                read_json(arm_folder(ArmJob(str(run.folder), lead, ratio, draw, seed)) / "card.json")
+                for seed in range(run.recipe.seeds)
+            ]
+            known = [card["val_auroc"] for card in cards if card["val_auroc"] is not None]
+            scores[f"{ratio:g}"] = float(np.mean(known)) if known else float("-inf")
+        best = max(ratios, key=lambda ratio: scores[f"{ratio:g}"])  # ties: the smaller, named first
+        write_json(path, {"chosen": best, "validation_auroc": scores, "arm": lead})
+    return read_json(path)["chosen"]

@@ -1,0 +1,261 @@
+"""Naming: which facts of an audit are worth a sentence, by stated rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cxraug.balance.association import share_interval
+from cxraug.balance.census import NO_FINDING
+
+RARE_PATIENTS = 50
+RARE_SHARE = 0.25
+GROUP_SHARE = 0.8
+LEVEL_SHARE = 0.25
+CELL_RATIO = 0.8
+STRONG_V = 0.3
+STRONG_ODDS = 3.0
+MISSING_SHARE = 0.2
+MIN_TEST = 10
+ALPHA = 0.05
+
+RULES = {
+    "rare finding": f"fewer than {RARE_PATIENTS} positive train patients, or a prevalence under {RARE_SHARE:g} of the "
+    "median finding's (No Finding left out)",
+    "under-represented group": f"the 95 % interval of a level's share of train patients lies below {GROUP_SHARE:g} of "
+    "what is expected: even shares for sex, the product of the margins for an intersection; for other columns below "
+    f"{LEVEL_SHARE:g} of an even share",
+    "under-represented cell": f"a finding's prevalence in a level is at most {CELL_RATIO:g} of that in the other "
+    "levels and the 95 % interval of the ratio (train patients) excludes 1",
+    "confounded": f"Cramer's V of at least {STRONG_V:g}, or a level whose odds ratio's 95 % interval lies beyond "
+    f"{STRONG_ODDS:g} (or its inverse), and p < {ALPHA:g} after Holm's correction (train patients)",
+    "annotated in one source": "other sources do not say whether the finding is there",
+    "duplicates": "images with the same pixels",
+    "missing": f"a value that is missing in more than {MISSING_SHARE:.0%} of the images",
+    "too few to evaluate": f"fewer than {MIN_TEST} positive or negative test patients",
+    "patients in two splits": "a patient in more than one of train, val and test",
+}
+ORDER = (
+    "patients in two splits", "rare finding", "under-represented group", "under-represented cell", "confounded",
+    "annotated in one source", "duplicates", "missing", "too few to evaluate",
+)  # fmt: skip
+
+Named = dict[str, Any]
+
+
+def name_all(audit: dict[str, Any]) -> list[Named]:
+    """Every fact of ``audit`` that a rule names, the most pressing first.
+
+    Each is a dictionary with ``kind`` (a key of :data:`RULES`), ``finding, group, level`` (None where they do not
+    apply), ``n`` (patients, or images where the sentence says so), ``expected``, ``holds`` (False: a hint that does not
+    survive the correction for many looks) and ``sentence``.
+    """
+    rows = audit["naming_rows"]
+    named = [
+        *_leaks(audit),
+        *_rare(audit["findings"], rows),
+        *_groups(audit["groups"], rows),
+        *_cells(audit["cells"], rows),
+        *_confounded(audit["confounded"], rows),
+        *_single_sources(audit["single_source"]),
+        *_duplicates(audit["duplicates"]),
+        *_missing(audit["missing"]),
+        *_too_few(audit["findings"]),
+    ]
+    return sorted(named, key=lambda item: (not item["holds"], ORDER.index(item["kind"])))
+
+
+def headlines(named: Sequence[Named], limit: int = 12) -> list[Named]:
+    """At most ``limit`` of ``named`` in their order, but every kind before the second of any kind is dropped."""
+    rank: dict[str, int] = {}
+    place = []
+    for item in named:
+        rank[item["kind"]] = rank.get(item["kind"], -1) + 1
+        place.append(rank[item["kind"]])
+    chosen = sorted(range(len(named)), key=lambda i: (not named[i]["holds"], place[i], i))[:limit]
+    return [named[i] for i in sorted(chosen)]
+
+
+def _name(kind: str, sentence: str, *, holds: bool = True, **facts: Any) -> Named:
+    empty = {"finding": None, "group": None, "level": None, "n": None, "expected": None}
+    return {"kind": kind, **empty, **facts, "holds": holds, "sentence": sentence}
+
+
+def _leaks(audit: dict[str, Any]) -> list[Named]:
+    split, across = audit["patients_in_two_splits"], audit["duplicates"]["across_splits"]
+    found = []
+    if split:
+        example = split[0]["patient_id"]
+        text = f"{len(split)} patients are in more than one split, e.g. {example}: results on them are too good."
+        found.append(_name("patients in two splits", text, n=len(split), expected=0))
+    if across:
+        text = f"{across} images of one split have the same pixels as an image of another: the splits leak."
+        found.append(_name("patients in two splits", text, n=across, expected=0))
+    return found
+
+
+def _rare(findings: Sequence[dict[str, Any]], rows: str) -> list[Named]:
+    rates = sorted(f["prevalence"] for f in findings if f["finding"] != NO_FINDING and f["prevalence"] is not None)
+    middle = (rates[(len(rates) - 1) // 2] + rates[len(rates) // 2]) / 2 if rates else 0.0
+    found = []
+    for f in findings:
+        n, known = f["patients_positive"], f["patients_known"]
+        if known == 0:
+            text = f"{f['finding']} is not annotated in any patient of {rows}."
+            found.append(_name("rare finding", text, finding=f["finding"], n=0))
+            continue
+        if n == 0:
+            text = f"{f['finding']} does not occur in {rows} (0 of {known:,} patients): nothing can be learnt about it."
+            found.append(_name("rare finding", text, finding=f["finding"], n=0, expected=RARE_PATIENTS))
+            continue
+        low = f["finding"] != NO_FINDING and len(rates) > 1 and f["prevalence"] < RARE_SHARE * middle
+        if n >= RARE_PATIENTS and not low:
+            continue
+        why = [f"fewer than {RARE_PATIENTS}"] if n < RARE_PATIENTS else []
+        why += [f"under a quarter of the median finding's {middle:.1%}"] if low else []
+        text = (
+            f"{f['finding']} is rare: {_count(n, 'positive patient')} ({_count(f['images_positive'], 'image')}) of "
+            f"{known:,} in {rows}, {f['prevalence']:.1%}; {' and '.join(why)}."
+        )
+        found.append(_name("rare finding", text, finding=f["finding"], n=n, expected=RARE_PATIENTS))
+    return sorted(found, key=lambda item: item["n"])
+
+
+def _groups(groups: Sequence[dict[str, Any]], rows: str) -> list[Named]:
+    found = []
+    for g in groups:
+        if g["expected_share"] is None or g["patients_known"] == 0:
+            continue
+        factor = GROUP_SHARE if g["expectation"] != "even" or g["group"] == "sex" else LEVEL_SHARE
+        low, high = share_interval(g["patients"], g["patients_known"])
+        if high >= factor * g["expected_share"]:
+            continue
+        expected = g["expected_share"] * g["patients_known"]
+        of = {"even": "even shares", "margins": "the shares of its parts"}[g["expectation"]]
+        text = (
+            f"{_level(g['group'], g['level'])} is under-represented: {_count(g['patients'], 'patient')} of "
+            f"{g['patients_known']:,} in {rows}, {g['share']:.1%} [{low:.1%}, {high:.1%}]; {of} would give "
+            f"{expected:,.0f} ({g['expected_share']:.1%})."
+        )
+        facts = {"group": g["group"], "level": g["level"], "n": g["patients"], "expected": expected}
+        found.append(_name("under-represented group", text, **facts))
+    return sorted(found, key=lambda item: item["n"] / item["expected"])
+
+
+def _cells(cells: Sequence[dict[str, Any]], rows: str) -> list[Named]:
+    found = []
+    for c in cells:
+        if c["finding"] == NO_FINDING or c["ratio"] is None or c["ratio"] > CELL_RATIO or c["ci_high"] >= 1:
+            continue
+        holds = c["p_adjusted"] < ALPHA
+        expected = c["rest_prevalence"] * c["patients"]
+        text = (
+            f"{c['finding']} is rarer in {_level(c['group'], c['level'])}: {_count(c['patients_positive'], 'patient')} "
+            f"of {c['patients']:,} in {rows} ({c['prevalence']:.1%}) against {c['rest_prevalence']:.1%} elsewhere, "
+            f"ratio {c['ratio']:.2f} [{c['ci_low']:.2f}, {c['ci_high']:.2f}], {_p(c['p_adjusted'])} after correction"
+            + ("." if holds else ": a hint, not more.")
+        )
+        keys = {k: c[k] for k in ("finding", "group", "level", "ratio")}
+        found.append(
+            _name("under-represented cell", text, holds=holds, n=c["patients_positive"], expected=expected, **keys)
+        )
+    return sorted(found, key=lambda item: item["ratio"])
+
+
+def _confounded(rows_of: Sequence[dict[str, Any]], rows: str) -> list[Named]:
+    found = []
+    for c in rows_of:
+        far = c["ci_low"] is not None and (c["ci_low"] > STRONG_ODDS or c["ci_high"] < 1 / STRONG_ODDS)
+        if c["p_adjusted"] >= ALPHA or not (far or (c["cramers_v"] or 0) >= STRONG_V):
+            continue
+        text = (
+            f"{c['finding']} goes with {c['variable']} in {rows}: {c['patients_positive']:,} of {c['patients']:,} "
+            f"patients ({c['prevalence']:.1%}) in {_level(c['variable'], c['level'])} against "
+            f"{c['rest_prevalence']:.1%} elsewhere, odds ratio {_odds(c['odds_ratio'])} "
+            f"[{_odds(c['ci_low'])}, {_odds(c['ci_high'])}], Cramer's V "
+            f"{c['cramers_v'] or 0:.2f}, {_p(c['p_adjusted'])} after correction; a classifier can read "
+            f"{c['variable']} instead."
+        )
+        facts = {"finding": c["finding"], "group": c["variable"], "level": c["level"], "n": c["patients_positive"]}
+        expected = c["rest_prevalence"] * c["patients"]
+        found.append(_name("confounded", text, expected=expected, v=c["cramers_v"], **facts))
+    first = {"source": 0, "view": 1}
+    return sorted(found, key=lambda item: (first.get(item["group"], 2), -(item["v"] or 0)))
+
+
+def _single_sources(single: dict[str, list[str]]) -> list[Named]:
+    return [
+        _name(
+            "annotated in one source",
+            f"Only source {source} says anything about {', '.join(findings)}: no claim across sources is possible.",
+            group="source",
+            level=source,
+            n=len(findings),
+            finding=findings[0] if len(findings) == 1 else None,
+        )
+        for source, findings in single.items()
+    ]
+
+
+def _duplicates(duplicates: dict[str, Any]) -> list[Named]:
+    if not duplicates["images"]:
+        return []
+    text = (
+        f"{duplicates['images']:,} images are copies: {duplicates['sets']:,} pictures occur more than once"
+        f" ({duplicates['across_patients']:,} under different patients, {duplicates['different_labels']:,} with "
+        "different labels)."
+    )
+    return [_name("duplicates", text, n=duplicates["images"], expected=0)]
+
+
+def _missing(missing: Sequence[dict[str, Any]]) -> list[Named]:
+    consequence = {
+        "sex": "no statement by sex covers them",
+        "age": "no statement by age covers them",
+        "view": "frontal and lateral cannot be told apart",
+        "labels": "they train nothing",
+        "source": "confounding with the source cannot be seen",
+    }
+    found = []
+    for m in missing:
+        if m["named"] and m["share"] > MISSING_SHARE:
+            rest = consequence.get(m["column"], "no statement by it covers them")
+            text = f"{m['column']} is missing in {m['missing']:,} of {m['images']:,} images ({m['share']:.0%}): {rest}."
+            found.append(_name("missing", text, group=m["column"], n=m["missing"], expected=0))
+    return sorted(found, key=lambda item: -item["n"])
+
+
+def _too_few(findings: Sequence[dict[str, Any]]) -> list[Named]:
+    few = []
+    for f in findings:
+        test = f["by_split"].get("test")
+        if test is None:
+            continue
+        positive, negative = test["patients_positive"], test["patients_known"] - test["patients_positive"]
+        if min(positive, negative) < MIN_TEST:
+            few.append((f["finding"], positive, negative))
+    if not few:
+        return []
+    few.sort(key=lambda item: item[1])
+    listed = ", ".join(f"{f} ({p} positive)" if p < MIN_TEST else f"{f} ({n} negative)" for f, p, n in few)
+    text = f"Test patients are too few to measure {listed}: under {MIN_TEST}, no claim can rest on them."
+    single = few[0][0] if len(few) == 1 else None
+    return [_name("too few to evaluate", text, finding=single, n=len(few), expected=0)]
+
+
+def _level(group: str, level: str) -> str:
+    return f"{group} {level}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def _odds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"

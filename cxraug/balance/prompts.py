@@ -1,0 +1,133 @@
+"""From counts per kind to the rows of a plan: label sets, ages, views, sources, seeds and reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from cxraug.balance.allocation import Demand, interleave
+from cxraug.balance.census import Census
+from cxraug.balance.kinds import Kinds, group_columns
+from cxraug.errors import InputError
+
+if TYPE_CHECKING:
+    from cxraug.cores.core import Card
+
+ENOUGH_DONORS = 10
+
+
+def write_prompts(
+    census: Census,
+    kinds: Kinds,
+    counts: np.ndarray,
+    demands: Sequence[Demand],
+    levels: Mapping[str, pd.Series],
+    *,
+    views: Sequence[str] | None,
+    card: Card | None,
+    rng: np.random.Generator,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The plan's rows in their final order, and the group levels of each row.
+
+    Sex, age and race come from a real study of the same label set and group levels, or of the same group levels alone
+    where there are fewer than ``ENOUGH_DONORS``; views and source then come from a real study of the same label set.
+    Donors take turns.
+
+    Parameters
+    ----------
+    counts : (S, K) studies per kind. demands : what they are for. views : of every study; None: the donor's.
+    card : the core; what it does not take stays blank.
+    """
+    from cxraug.cores.core import PLAN_COLUMNS
+    from cxraug.studies.labels import format_labels
+
+    asked_views = _askable_views(census, views, card)
+    fixed = [c for c in ("source", "view") if c in group_columns(levels)]
+    donors = Donors(census, kinds, asked_views.notna().to_numpy(), fixed, rng)
+    kind = interleave(counts.ravel())
+    labels, reasons = np.empty(len(kind), dtype=object), np.empty(len(kind), dtype=object)
+    persons, styles = np.zeros(len(kind), dtype=np.int64), np.zeros(len(kind), dtype=np.int64)
+    for k, here in pd.Series(kind).groupby(kind).indices.items():
+        s, combo = divmod(int(k), len(kinds.combos))  # type: ignore[call-overload]
+        labels[here] = format_labels(dict.fromkeys(kinds.sets[s], 1))
+        reasons[here] = _reason([d.words for d in demands if d.mask[s, combo]])
+        persons[here], styles[here] = donors.draw(s, combo, len(here))
+    person, style = (census.frame.iloc[rows].reset_index(drop=True) for rows in (persons, styles))
+    columns = {
+        "prompt_id": [f"p{i:06d}" for i in range(len(kind))],
+        "labels": labels,
+        "views": asked_views.iloc[styles].to_numpy(dtype=object),
+        "seed": rng.choice(2**31, size=len(kind), replace=False),
+        "reason": reasons,
+    }
+    for name, donor in (("sex", person), ("age", person), ("race", person), ("source", style)):
+        if name in donor.columns and (card is None or name in card.conditions):
+            columns[name] = donor[name].where(donor[name] != "").to_numpy(dtype=object)
+    frame = pd.DataFrame(columns).reindex(columns=list(PLAN_COLUMNS))
+    if card is not None:
+        frame["source"] = frame["source"].where(frame["source"].isin(card.sources))
+    text = [c for c in PLAN_COLUMNS if c not in ("age", "seed")]
+    types = {**dict.fromkeys(text, "str"), "age": "float64", "seed": "int64"}
+    of_row = pd.DataFrame({g: level.iloc[persons].to_numpy() for g, level in levels.items()}, index=frame.index)
+    return frame.astype(types), of_row
+
+
+class Donors:
+    """Real studies that lend what a label set and group levels leave open.
+
+    ``able`` (n,) marks studies with a view that can be asked for; ``fixed`` are the columns among source and view that
+    the groups fix.
+    """
+
+    def __init__(
+        self, census: Census, kinds: Kinds, able: np.ndarray, fixed: Sequence[str], rng: np.random.Generator
+    ) -> None:
+        self.kinds, self.able, self.rng = kinds, able, rng
+        values = census.frame[list(fixed)].astype("str").to_numpy(dtype=object)
+        self.alike = [(values == values[row]).all(axis=1) for row in kinds.combos]
+
+    def draw(self, s: int, combo: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of ``count`` donors of sex, age and race, and of as many donors of views and source."""
+        at_levels = (self.kinds.combo_of == combo) & self.able
+        in_set = (self.kinds.set_of == s) & self.able
+        if (at_levels & in_set).sum() >= ENOUGH_DONORS:
+            both = self._turns(at_levels & in_set, count)
+            return both, both
+        person = at_levels if at_levels.any() else self.kinds.combo_of == combo
+        style = in_set & self.alike[combo]
+        if not style.any():
+            style = self.able & self.alike[combo]
+        if not style.any():
+            raise InputError("no training study of a planned group level has a view that the core knows")
+        return self._turns(person, count), self._turns(style, count)
+
+    def _turns(self, pool: np.ndarray, count: int) -> np.ndarray:
+        rows = np.flatnonzero(pool)
+        rounds = [self.rng.permutation(rows) for _ in range(-(-count // len(rows)))]
+        return np.concatenate(rounds)[:count]
+
+
+def _reason(served: Sequence[str]) -> str:
+    return "raises " + ", ".join(served) if served else "keeps the real proportions"
+
+
+def _askable_views(census: Census, views: Sequence[str] | None, card: Card | None) -> pd.Series:
+    """The views to ask for, per donor study; NaN where the core knows none of a donor's views."""
+    if views is not None:
+        return pd.Series("|".join(views), index=census.frame.index, dtype="str")
+    real = census.frame["views"]
+    if card is None:
+        return real
+    able = {v: "|".join(p for p in v.split("|") if p in card.views) for v in pd.unique(real)}
+    asked = real.map(able)
+    asked = asked.where(asked != "")
+    if asked.isna().all():
+        raise InputError(
+            f"core {card.name} knows none of the views in the data",
+            found=", ".join(sorted(able)),
+            expected="one of " + ", ".join(card.views),
+        )
+    return asked

@@ -1,0 +1,215 @@
+"""``cxraug evaluate``: audit anybody's predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cxraug.evaluation.evaluate import Evaluation, EvaluationSettings
+
+HEADLINE = ("auroc", "auprc", "tpr", "fpr", "underdiagnosis", "overdiagnosis")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(name="evaluate")(evaluate)
+
+
+def evaluate(
+    predictions: Annotated[
+        list[str], typer.Argument(metavar="PREDICTIONS...", help="CSV or Parquet files; NAME:FILE names an arm.")
+    ],
+    groups: Annotated[
+        str, typer.Option(help="Group columns and intersections, e.g. sex,age,sex*age; '' for none.")
+    ] = "",
+    age_bins: Annotated[str, typer.Option(help="Lower bounds of the age bands in years.")] = "0,20,40,60,80",
+    thresholds: Annotated[
+        list[Path] | None, typer.Option(help="finding,threshold table: once for all files or once per file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables.")] = None,
+    reference: Annotated[
+        list[str] | None, typer.Option(help="Reference level of a group, e.g. sex=M (default: the rest).")
+    ] = None,
+    controls: Annotated[
+        str, typer.Option(help="Arms to compare the others with (default: the first arm where there are several).")
+    ] = "",
+    metrics: Annotated[str, typer.Option(help="Metrics, comma separated (default: all).")] = "",
+    min_cell: Annotated[int, typer.Option(help="Suppress cells below so many images or patients.")] = 10,
+    few: Annotated[int, typer.Option(help="Flag cells below so many.")] = 50,
+    alpha: Annotated[float, typer.Option(help="Two-sided level; intervals are 1 - alpha.")] = 0.05,
+    threshold_rule: Annotated[
+        str, typer.Option(help="youden, f1, sensitivity=S or fpr=F, on validation rows.")
+    ] = "youden",
+    bootstrap: Annotated[int, typer.Option(help="Patient-bootstrap replicates for AUPRC.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstraps.")] = 0,
+    logits: Annotated[bool, typer.Option("--logits", help="The p_ columns hold logits.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Metrics per finding and group with patient-clustered intervals, gaps between groups, comparisons of arms."""
+    from cxraug.evaluation.evaluate import evaluate as run
+    from cxraug.evaluation.evaluate import write_evaluation
+    from cxraug.evaluation.predictions import read_predictions
+
+    read = read_predictions(predictions, logits=logits)
+    named = _list(controls) or (read.arms[:1] if len(read.arms) > 1 else [])
+    values = {
+        "groups": _list(groups), "age_bins": _numbers(age_bins), "min_cell": min_cell, "few": few, "alpha": alpha,
+        "threshold_rule": threshold_rule, "reference": _references(reference or []), "controls": named, "seed": seed,
+        "bootstrap": bootstrap, **({"metrics": _list(metrics)} if metrics else {}),
+    }  # fmt: skip
+    evaluation = run(read, _settings(values), thresholds=list(thresholds) if thresholds else None)
+    if out is not None:
+        write_evaluation(evaluation, out)
+        _write_page(evaluation, out)
+    if json_:
+        _print_json(evaluation, out)
+    else:
+        _print_tables(evaluation, out)
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str) -> list[float]:
+    from cxraug.errors import InputError
+
+    try:
+        return [float(part) for part in _list(text)]
+    except ValueError:
+        raise InputError("--age-bins takes numbers", found=text, expected="for example 0,20,40,60,80") from None
+
+
+def _references(pairs: list[str]) -> dict[str, str]:
+    from cxraug.errors import InputError
+
+    for pair in pairs:
+        if "=" not in pair:
+            raise InputError("--reference takes GROUP=LEVEL", found=pair, expected="for example sex=M")
+    return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
+
+
+def _settings(values: dict[str, Any]) -> EvaluationSettings:
+    from pydantic import ValidationError
+
+    from cxraug.errors import InputError
+    from cxraug.evaluation.evaluate import EvaluationSettings
+
+    try:
+        return EvaluationSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise InputError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _write_page(evaluation: Evaluation, out: Path) -> None:
+    """The HTML page, where this installation has one for evaluations."""
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    if find_spec("cxraug.pages.evaluation") is not None:
+        import_module("cxraug.pages.evaluation").write_report(evaluation, out)
+
+
+def _print_json(evaluation: Evaluation, out: Path | None) -> None:
+    import json
+
+    from cxraug.storage import plain
+
+    cells, gaps = (table[table["seed"] == "all"] for table in (evaluation.cells, evaluation.gaps))
+    value = {
+        "out": out,
+        "cells": cells.to_dict("records"),
+        "gaps": gaps.to_dict("records"),
+        "comparison": evaluation.comparison.to_dict("records"),
+        "notes": evaluation.info["notes"],
+    }
+    typer.echo(json.dumps(plain(value), allow_nan=False))
+
+
+def _print_tables(evaluation: Evaluation, out: Path | None) -> None:
+    from rich.console import Console
+
+    console = Console()
+    info = evaluation.info
+    console.print(f"{info['n_images']:,} test images of {info['n_patients']:,} patients, {len(info['runs'])} run(s)")
+    for arm in dict.fromkeys(evaluation.cells["arm"]):
+        console.print(_cells_table(evaluation, arm))
+    if len(evaluation.gaps):
+        console.print(_gaps_table(evaluation))
+    if len(evaluation.comparison):
+        console.print(_comparison_table(evaluation))
+    for note in info["notes"]:
+        console.print(f"note: {note}", markup=False)
+    if out is not None:
+        console.print(f"written to {out}", markup=False)
+
+
+def _cells_table(evaluation: Evaluation, arm: str) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = evaluation.cells
+    whole = cells[
+        (cells["arm"] == arm) & (cells["seed"] == "all") & (cells["draw"] == "all") & (cells["group"] == "all")
+    ]
+    shown = [metric for metric in HEADLINE if metric in set(whole["metric"])]
+    table = Table(title=Text(f"{arm}: whole test set, 95 % patient-clustered intervals", style="italic"))
+    for name in ("finding", "positives", *shown):
+        table.add_column(name, justify="left" if name == "finding" else "right")
+    for finding in dict.fromkeys(whole["finding"]):
+        rows = whole[whole["finding"] == finding].set_index("metric").to_dict("index")
+        n_pos = next(iter(rows.values()))["n_pos"]
+        texts = [_number(rows[metric]) if metric in rows else "" for metric in shown]
+        table.add_row(Text(str(finding)), "" if n_pos != n_pos else f"{int(n_pos):,}", *texts)
+    return table
+
+
+def _number(row: dict[str, Any]) -> str:
+    if row["flag"] == "suppressed":
+        return "suppressed"
+    mark = "*" if row["flag"] == "few" else ""
+    return f"{row['value']:.3f} ({row['ci_low']:.3f}-{row['ci_high']:.3f}){mark}"
+
+
+def _gaps_table(evaluation: Evaluation, most: int = 20) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    gaps = evaluation.gaps
+    gaps = gaps[(gaps["seed"] == "all") & (gaps["flag"] != "suppressed")].sort_values("p_adjusted", kind="stable")
+    certain = gaps[gaps["p_adjusted"] < evaluation.info["settings"]["alpha"]]
+    title = f"Gaps: {len(certain)} of {len(gaps)} are certain (simultaneous intervals per metric and grouping)"
+    table = Table(title=Text(title, style="italic"))
+    for name in ("arm", "finding", "group", "level", "against", "metric", "gap", "p adjusted", "detectable"):
+        table.add_column(name, justify="right" if name in ("gap", "p adjusted", "detectable") else "left")
+    for row in gaps.head(max(most, 0) if len(certain) < most else len(certain)).to_dict("records"):
+        texts = [str(row[key]) for key in ("arm", "finding", "group", "level", "reference", "metric")]
+        gap = f"{row['gap']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]{'*' if row['flag'] == 'few' else ''}"
+        table.add_row(*map(Text, texts), Text(gap), f"{row['p_adjusted']:.3f}", f"{row['mdg']:.3f}")
+    return table
+
+
+def _comparison_table(evaluation: Evaluation, most: int = 40) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = evaluation.comparison[evaluation.comparison["group"] == "all"]
+    rows = rows[
+        (rows["flag"] != "suppressed") & (rows["metric"].isin(["auroc", "auprc"]) | (rows["family"] == "primary"))
+    ]
+    table = Table(title=Text("Arms against controls (marginal intervals, Holm within a family)", style="italic"))
+    for name in ("arm", "against", "finding", "metric", "difference", "p Holm", "detectable", "draws x seeds"):
+        table.add_column(name, justify="right" if name in ("difference", "p Holm", "detectable") else "left")
+    for row in rows.head(most).to_dict("records"):
+        texts = [str(row[key]) for key in ("arm", "baseline", "finding", "metric")]
+        difference = f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+        draws = f"{row['n_draws']} x {row['n_seeds']}" + (" (draws not assessed)" if row["n_draws"] == 1 else "")
+        table.add_row(*map(Text, texts), Text(difference), f"{row['p_adjusted']:.3f}", f"{row['mde']:.3f}", draws)
+    return table

@@ -1,0 +1,123 @@
+"""``cxraug gate``: accept or reject the images of a generated set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cxraug.studies.cache import PixelCache
+    from cxraug.studies.manifest import Manifest
+    from cxraug.studies.seen import Seen
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+
+    @app.command()
+    def gate(
+        set_folder: Path = typer.Argument(..., metavar="SET", help="A generated set (folder)."),
+        real: Path = typer.Option(
+            ..., "--real", help="Manifest of the real data; its training rows calibrate the gate."
+        ),
+        root: Path | None = typer.Option(None, "--root", help="Data folder of the real images, if not the manifest's."),
+        core: str | None = typer.Option(None, "--core", help="The set's core, to draw rejected prompts again."),
+        out: Path | None = typer.Option(None, "--out", help="Folder for the gate's classifiers; default SET/gate."),
+        size: int = typer.Option(64, "--size", help="Side in pixels at which images are compared."),
+        findings: str | None = typer.Option(None, "--findings", help="Findings to judge, A|B; default: all."),
+        false_reject: float = typer.Option(
+            0.05, "--false-reject", help="Share of real images that all checks may reject."
+        ),
+        redraws: int = typer.Option(1, "--redraws", help="How often a rejected prompt is drawn again (needs --core)."),
+        steps: int = typer.Option(120, "--steps", help="Training steps of each of the gate's classifiers."),
+        model: str = typer.Option("resnet10t", "--model", help="Any timm model."),
+        weights: Path | None = typer.Option(None, "--weights", help="Folder of a classifier trained before."),
+        agreement: bool = typer.Option(True, "--agreement/--no-agreement", help="Check labels with a classifier."),
+        duplicates: bool = typer.Option(True, "--duplicates/--no-duplicates", help="Look for copies."),
+        seed: int = typer.Option(0, "--seed"),
+        fresh: bool = typer.Option(False, "--fresh", help="Judge again even if these settings were judged before."),
+        as_json: bool = typer.Option(False, "--json", help="Print gate.json."),
+    ) -> None:
+        """Accept or reject every image of a generated set, with reasons; draw rejected prompts again."""
+        from cxraug.cores.registry import open_core
+        from cxraug.errors import InputError
+        from cxraug.gate.gate import gate_set
+        from cxraug.gate.settings import GateSettings
+        from cxraug.studies.cache import build_cache
+        from cxraug.studies.images import Encoding
+        from cxraug.studies.manifest import read_manifest
+        from cxraug.synthesis.generate import GATE, set_settings
+
+        set_settings(set_folder)
+        try:
+            settings = GateSettings(
+                agreement=agreement, duplicates=duplicates, false_reject=false_reject, max_redraws=redraws, steps=steps,
+                model=model, weights=None if weights is None else str(weights),
+                copy_rate=min(0.01, false_reject / 2),
+            )  # fmt: skip
+        except ValueError as error:
+            raise InputError(f"bad gate settings: {error}") from None
+        folder = out or set_folder / "gate"
+        encoding = Encoding(size=size)
+        manifest, cache = build_cache(read_manifest(real, root=root), folder / "cache", encoding)
+        refuse_all_hidden(manifest, cache, set_folder, weights)
+        train = (manifest.frame["split"] == "train").to_numpy()
+        judged = [name.strip() for name in findings.split("|")] if findings else list(manifest.findings)
+        unknown = [name for name in judged if name not in manifest.findings]
+        if unknown:
+            raise InputError("unknown finding", found=unknown[0], expected=f"one of {', '.join(manifest.findings)}")
+        if fresh:
+            (set_folder / GATE).unlink(missing_ok=True)
+        summary = gate_set(
+            set_folder, manifest.take(train), cache.take(train), encoding, settings, findings=judged,
+            folder=folder, core=None if core is None else open_core(core), seed=seed,
+        )  # fmt: skip
+        if as_json:
+            typer.echo(json.dumps(summary, indent=1))
+            return
+        _show(summary)
+
+
+def refuse_all_hidden(manifest: Manifest, cache: PixelCache, set_folder: Path, weights: Path | None) -> None:
+    """Refuse a set whose core, or gate weights that, have seen validation or test rows of the real data."""
+    from cxraug.cores.core import Card
+    from cxraug.gate.agreement import gate_seen
+    from cxraug.storage import read_json
+    from cxraug.studies.seen import refuse_hidden
+    from cxraug.synthesis.generate import CARD
+
+    card = Card.model_validate(read_json(set_folder / CARD))
+    named: list[tuple[str, Seen]] = [(f"core {card.name} of {set_folder}", card.hashes)]
+    if weights is not None:
+        named.append((f"gate {weights}", gate_seen(weights)))
+    split = manifest.frame["split"].to_numpy()
+    ids = manifest.frame["patient_id"].to_numpy()
+    roles = {"test": split == "test", "validation": split == "val"}
+    patients: dict[str, Iterable[str]] = {role: list(ids[rows]) for role, rows in roles.items()}
+    images: dict[str, Iterable[str]] = {role: list(cache.sha[rows]) for role, rows in roles.items()}
+    for what, seen in named:
+        refuse_hidden(seen, what, patients=patients, images=images)
+
+
+def _show(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{summary['accepted']} of {summary['total']} images accepted")
+    for heading in ("finding", "studies", "first draw", "accepted", "gate's AUROC [95 %]"):
+        table.add_column(heading, justify="left" if heading == "finding" else "right")
+    seen = summary["checks"].get("agreement", {}).get("findings", {})
+    for finding, part in {**summary["studies"]["findings"], "all": summary["studies"]["all"]}.items():
+        judge = seen.get(finding, {})
+        area = "" if judge.get("auroc") is None else "{auroc:.3f} [{auroc_low:.3f}, {auroc_high:.3f}]".format(**judge)
+        table.add_row(finding, str(part["n"]), str(part["accepted_first"]), str(part["accepted"]), area)
+    console = Console()
+    console.print(table)
+    for reason, count in sorted(summary["reasons"].items(), key=lambda item: -item[1]):
+        console.print(f"rejected: {reason}: {count}", highlight=False)
+    for note in summary["notes"]:
+        console.print(f"note: {note}", highlight=False)

@@ -1,0 +1,53 @@
+"""``cxraug generate``: a plan and a core in, a generated set out."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import typer
+
+from cxraug.errors import InputError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+
+    @app.command()
+    def generate(
+        plan: Path = typer.Argument(..., help="The plan (plan.parquet or CSV) with one row per study."),
+        core: str = typer.Option(..., "--core", help="A shipped core's name or a core's folder."),
+        out: Path = typer.Option(..., "--out", help="Folder of the generated set."),
+        unit: int | None = typer.Option(
+            None, "--unit", help="Prompts per unit of work (a multiple of the core's batch)."
+        ),
+        shard: str = typer.Option("0/1", "--shard", help="i/n: do every n-th unit from the i-th on."),
+        fresh: bool = typer.Option(False, "--fresh", help="Throw away what other settings made in this folder."),
+        as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+    ) -> None:
+        """Generate every study of a plan; run it again to go on where it stopped."""
+        from cxraug.cores.registry import open_core
+        from cxraug.synthesis.generate import count_done, generate_set
+        from cxraug.synthesis.prompts import read_plan
+
+        part = re.fullmatch(r"(\d+)/(\d+)", shard)
+        if part is None:
+            raise InputError("bad --shard", found=shard, expected="i/n, for example 0/4")
+        folder = generate_set(
+            read_plan(plan), open_core(core), out, unit=unit, shard=(int(part[1]), int(part[2])), fresh=fresh
+        )
+        done, total = count_done(folder)
+        result = {"folder": str(folder), "units": total, "units_done": done, "finished": done == total}
+        if as_json:
+            typer.echo(json.dumps(result, indent=1))
+        elif done == total:
+            typer.echo(f"{folder / 'manifest.parquet'}: {_images(folder)} images; gate them with `cxraug gate`")
+        else:
+            typer.echo(f"{folder}: {done} of {total} units done; the other shards are missing")
+
+
+def _images(folder: Path) -> int:
+    import pyarrow.parquet
+
+    return int(pyarrow.parquet.read_metadata(folder / "manifest.parquet").num_rows)

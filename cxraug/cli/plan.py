@@ -1,0 +1,89 @@
+"""``cxraug plan``: how many studies of which kind to pull from a core."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from cxraug.balance.plan import Plan
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+
+    @app.command()
+    def plan(
+        manifest: Path = typer.Argument(..., help="The manifest (CSV or Parquet); its train rows are planned for."),
+        target: str = typer.Option("median", "--target", help="floor=NUMBER (per finding and level), or median."),
+        budget: int | None = typer.Option(None, "--budget", min=1, help="The most studies; default: all needed."),
+        n: int | None = typer.Option(None, "--n", min=1, help="Exactly so many studies instead of a budget."),
+        findings: str | None = typer.Option(None, "--findings", help="Raise these; default those under the floor."),
+        groups: str | None = typer.Option(None, "--groups", help="Default sex,age where data and core have them."),
+        age_bins: str = typer.Option("0,20,40,60,80", "--age-bins", help="Lower bounds of the age bands in years."),
+        min_label_set: int = typer.Option(3, "--min-label-set", min=1, help="Leave out label sets of fewer patients."),
+        views: str | None = typer.Option(None, "--views", help="Views of every study; default as real."),
+        core: str | None = typer.Option(None, "--core", help="Plan only what this core can honour."),
+        where: list[str] = typer.Option([], "--where", help="Keep rows with column=value[,value...]. Repeatable."),
+        root: Path | None = typer.Option(None, "--root", help="Folder that image paths start from."),
+        seed: int = typer.Option(0, "--seed", min=0, help="Of the order and of every study's own seed."),
+        out: Path = typer.Option(Path("plan"), "--out", help="Folder for plan.parquet and table.csv."),
+        as_json: bool = typer.Option(False, "--json", help="Print the table and notes as JSON."),
+    ) -> None:
+        """Plan the studies that lift rare findings and thin groups to a stated target within a budget."""
+        from cxraug.balance.plan import PlanSettings, make_plan, write_plan
+        from cxraug.balance.settings import parse_target
+        from cxraug.cli.selection import names, parse_age_bins, parse_where
+        from cxraug.storage import plain
+        from cxraug.studies.manifest import read_manifest
+
+        settings = PlanSettings(
+            budget=budget,
+            findings=names(findings),
+            floor=parse_target(target),
+            groups=names(groups),
+            min_label_set=min_label_set,
+            views=names(views) or None,
+        )
+        bins = parse_age_bins(age_bins)
+        card = None
+        if core is not None:
+            from cxraug.cores.registry import read_card
+
+            card = read_card(core)
+        data = read_manifest(manifest, root=root, where=parse_where(where))
+        train = data.take((data.frame["split"] == "train").to_numpy())
+        made = make_plan(train, settings, age_bins=bins, seed=seed, core_card=card, n=n)
+        write_plan(made, out)
+        if as_json:
+            answer = {"studies": len(made.frame), "notes": made.notes, "table": made.table.to_dict("records")}
+            typer.echo(json.dumps(plain(answer), indent=1))
+            return
+        _print(made)
+        typer.echo(f"plan: {out / 'plan.parquet'}, {len(made.frame):,} studies")
+
+
+def _print(made: Plan) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from cxraug.pages.page import number
+
+    console = Console()
+    for text in made.notes:
+        console.print(Text(f"note: {text}"))
+    table = Table(title="Positive training studies before and after", title_justify="left")
+    for name in ("finding", "group", "level"):
+        table.add_column(name)
+    for name in ("before", "target", "planned", "after", "shortfall", "prevalence before", "prevalence after"):
+        table.add_column(name, justify="right")
+    for row in made.table.to_dict("records"):
+        cells = [Text(str(row[name])) for name in ("finding", "group", "level")]
+        cells += [Text(number(row[name], ",d")) for name in ("before", "target", "planned", "after", "shortfall")]
+        cells += [Text(number(row[name], ".1%")) for name in ("prevalence_before", "prevalence_after")]
+        table.add_row(*cells, style="bold" if row["shortfall"] > 0 else None)
+    console.print(table)

@@ -1,0 +1,34 @@
+"""``cxraug report``: the page of a run, and its verdict on the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+
+    @app.command()
+    def report(
+        run: Path = typer.Argument(..., help="A run folder, e.g. runs/quickstart, or an evaluation folder."),
+        as_json: bool = typer.Option(False, "--json", help="Print the verdict as JSON."),
+    ) -> None:
+        """Write RUN/report.html (one file, works offline) and print the verdict."""
+        from cxraug.pages.report import write_evaluation_report, write_run_report
+        from cxraug.pages.runfolder import read_run
+        from cxraug.pages.verdict import print_verdict
+
+        if (run / "cells.csv").is_file():
+            typer.echo(f"report: {write_evaluation_report(run)}")
+            return
+        path = write_run_report(run)
+        found = read_run(run)
+        if as_json:
+            typer.echo(json.dumps({**found.verdict, "report": str(path)}, indent=1))
+            return
+        if found.verdict:
+            print_verdict(found.verdict, found.comparison)
+        typer.echo(f"report: {path}")

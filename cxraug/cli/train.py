@@ -1,0 +1,52 @@
+"""``cxraug train`` and ``cxraug predict``: train a recipe's arms, and ask a trained classifier about any manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+
+    @app.command()
+    def train(
+        recipe: Path = typer.Argument(..., help="The recipe (YAML)."),
+        out: Path | None = typer.Option(None, "--out", help="Run folder; default runs/<recipe name>."),
+        set_: list[str] = typer.Option([], "--set", help="Replace a setting, e.g. --set train.steps=400. Repeatable."),
+        fresh: bool = typer.Option(False, "--fresh", help="Throw an earlier run in this folder away."),
+    ) -> None:
+        """Train and predict all arms of a recipe, and stop before the evaluation."""
+        from cxraug.run import run_recipe
+
+        run_recipe(recipe, out, overrides=list(set_), fresh=fresh, until="train")
+
+    @app.command()
+    def predict(
+        model: Path = typer.Argument(..., help="Folder of a trained classifier (card.json, model.safetensors)."),
+        manifest: Path = typer.Argument(..., help="The manifest (CSV or Parquet)."),
+        out: Path = typer.Option(..., "--out", help="Predictions to write (.csv or .parquet)."),
+        split: list[str] = typer.Option([], "--split", help="Only these splits (train, val, test). Repeatable."),
+        where: list[str] = typer.Option([], "--where", help="Keep rows with column=value[,value...]. Repeatable."),
+        root: Path | None = typer.Option(None, "--root", help="Folder that image paths start from."),
+        on_bad_image: str = typer.Option("error", "--on-bad-image", help="error or skip (listed in rejected.csv)."),
+        cache: Path | None = typer.Option(None, "--cache", help="Keep decoded images in this folder for other models."),
+        arm: str | None = typer.Option(None, "--arm", help="Write this arm name into the predictions."),
+        as_json: bool = typer.Option(False, "--json", help="Print counts as JSON."),
+    ) -> None:
+        """Predict every finding of a trained classifier for every image of a manifest."""
+        from cxraug.classifiers.manifest import predict_manifest
+        from cxraug.cli.selection import choice, parse_where
+
+        bad = choice(on_bad_image, "--on-bad-image", ("error", "skip"))
+        splits = [choice(name, "--split", ("train", "val", "test")) for name in split]
+        done = predict_manifest(
+            model, manifest, out, splits=splits, where=parse_where(where), root=root, on_bad_image=bad, cache=cache, arm=arm
+        )
+        if as_json:
+            typer.echo(json.dumps(done))
+        else:
+            left_out = f", {done['rejected']} bad images left out" if done["rejected"] else ""
+            typer.echo(f"{out}: {done['images']} images, {len(done['findings'])} findings{left_out}")

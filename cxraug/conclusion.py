@@ -1,0 +1,140 @@
+"""From the predictions of all arms to the evaluation files and the verdict on the primary endpoint."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxraug.arm_job import ArmJob, arm_folder, select_ratio
+from cxraug.recipe import CONTROLS, SYNTHETIC_ARMS
+from cxraug.run import MARKER, Run
+from cxraug.seeds import derive_seed
+from cxraug.storage import read_json, write_json
+
+
+def conclude(run: Run) -> dict[str, Any]:
+    """Evaluate every arm on the test rows and write ``evaluation/`` and ``verdict.json``."""
+    from cxraug.evaluation.endpoint import verdict
+    from cxraug.evaluation.evaluate import EvaluationSettings, evaluate, write_evaluation
+    from cxraug.evaluation.predictions import read_predictions
+
+    recipe = run.recipe
+    tables = [pd.read_parquet(arm_folder(job) / "predictions.parquet") for job in chosen_jobs(run)]
+    options = {"metrics": recipe.evaluate.metrics} if recipe.evaluate.metrics else {}
+    settings = EvaluationSettings(
+        groups=recipe.evaluate.groups,
+        age_bins=recipe.evaluate.age_bins,
+        min_cell=recipe.evaluate.min_cell,
+        threshold_rule=recipe.evaluate.threshold_rule,
+        primary=recipe.evaluate.primary,
+        comparisons=comparisons(run),
+        seed=derive_seed(recipe.seed, "evaluate"),
+        **options,
+    )
+    result = evaluate(read_predictions([pd.concat(tables, ignore_index=True)]), settings)
+    write_evaluation(result, run.folder / "evaluation")
+    outside, notes = outside_data(run)
+    if recipe.data.limit and not recipe.data.limit_val:
+        notes.append("validation was not limited (limit_val: false)")
+    probe = source_probe(run) if recipe.evaluate.source_probe else None
+    if probe is not None:
+        notes.append(f"the source can be told from the image with AUROC {probe['auroc']:.3f}; read findings within one source")
+    found = verdict(result, recipe.evaluate.primary, room=room(run), outside=outside, notes=notes)
+    write_json(run.folder / "verdict.json", {**found, "source_probe": probe})
+    return found
+
+
+def chosen_jobs(run: Run) -> list[ArmJob]:
+    """Every arm, draw and seed that is evaluated: the chosen ratio only."""
+    lead = next(kind for kind in SYNTHETIC_ARMS if kind in run.recipe.arms.use)
+    jobs = []
+    for draw in range(run.recipe.draws):
+        ratio = select_ratio(run, lead, draw)
+        for kind in run.recipe.arms.use:
+            own = None if kind in ("real", "weighted", "augmented") else ratio
+            jobs += [ArmJob(str(run.folder), kind, own, draw, seed) for seed in range(run.recipe.seeds)]
+    return jobs
+
+
+def comparisons(run: Run) -> list[tuple[str, str]]:
+    """(control, arm) pairs: every arm against each of its controls that the recipe trains, the primary pair first."""
+    primary, use = run.recipe.evaluate.primary, run.recipe.arms.use
+    pairs = [(primary.control, primary.arm)]
+    pairs += [(control, arm) for arm in use for control in CONTROLS.get(arm, ()) if control in use]
+    return list(dict.fromkeys(pairs))
+
+
+def room(run: Run) -> float | None:
+    """What the learning curve leaves: AUROC with all patients minus AUROC with as many as the recipe's limit keeps."""
+    curve = run.recipe.curve
+    if curve is None or curve.finding != run.recipe.evaluate.primary.finding:
+        return None
+    means = read_json(run.folder / "curve" / MARKER)["result"]
+    own = next(limit.patients for limit in run.recipe.data.limit if limit.finding == curve.finding)
+    return float(means["all"] - means[str(own)]) if own is not None else None
+
+
+def outside_data(run: Run) -> tuple[bool, list[str]]:
+    """Whether anything in the arms has learned from data that are not this run's training rows, and what to say of it."""
+    from cxraug.synthesis.outside import outside_cohort
+
+    recipe, notes = run.recipe, []
+    ours = run.manifest.frame["patient_id"].to_numpy()[run.rows("train")]
+    outside = False
+    if recipe.core.name not in ("train", "gaussian"):
+        from cxraug.cores.registry import read_card
+
+        card = read_card(recipe.core.name)
+        outside = card.hashes.count_patients(ours) < len(card.hashes.patients) or not card.hashes.patients
+        if outside and "outside" not in recipe.arms.use:
+            can = outside_cohort(card) is not None
+            notes.append(
+                "no control from the same outside data stands beside it"
+                + (": add outside to arms.use" if can else f": the data of core {card.name} cannot be made here")
+            )
+    if recipe.train.weights is not None:
+        from cxraug.classifiers.models import weights_seen
+
+        seen = weights_seen(Path(recipe.train.weights))
+        if seen is None or seen.count_patients(ours) < len(seen.patients):
+            outside = True  # the same weights start every arm, so each control starts from them too
+            notes.append("initial weights come from outside data" + (" (no card: unverified)" if seen is None else ""))
+    return outside, notes
+
+
+def source_probe(run: Run) -> dict[str, Any] | None:
+    """AUROC of telling a row's source from its pixels (mean over sources), by a classifier trained like an arm.
+
+    Where this is high, a finding that is confounded with the source can be scored without looking at the finding.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    from cxraug.classifiers.arms import Images, arm_data
+    from cxraug.classifiers.prediction import predict_arm
+    from cxraug.classifiers.training import train_arm
+
+    sources = run.manifest.frame["source"].to_numpy()
+    names = sorted(set(sources))
+    if len(names) < 2:
+        return None
+    y = np.stack([(sources == name).astype(np.float32) for name in names], axis=1)
+    parts = {split: run.rows(split) for split in ("train", "val", "test")}
+    folder = run.folder / "source_probe"
+    images = {split: Images(np.asarray(run.cache.pixels[mask]), y[mask]) for split, mask in parts.items()}
+    data = arm_data("real", images["train"], ["" for _ in images["train"].y], added=None, planned_cells=None, seed=0)
+    train_arm(
+        data, images["val"], folder, run.recipe.train, findings=tuple(names),
+        seed=derive_seed(run.recipe.seed, "source probe"), select=None, card={"arm": "source probe"},
+        seen=run.seen(parts["train"]),
+    )  # fmt: skip
+    p = predict_arm(folder, images["test"].pixels)
+    usable = [k for k in range(len(names)) if 0 < images["test"].y[:, k].sum() < len(p)]
+    if not usable:
+        return None
+    values = {names[k]: float(roc_auc_score(images["test"].y[:, k], p[:, k])) for k in usable}
+    print(f"  source probe AUROC: {values}", file=sys.stderr, flush=True)
+    return {"auroc": float(np.mean(list(values.values()))), "per_source": values, "n": len(p)}

@@ -1,0 +1,296 @@
+"""Training of the diffusion core: every step's randomness follows from its number, so that resuming is exact."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from cxraug.cores.conditions import Conditions, Vocabulary, projection
+from cxraug.cores.core import LATERAL, Card
+from cxraug.cores.diffusion.core import load_denoiser
+from cxraug.cores.diffusion.denoiser import Denoiser
+from cxraug.cores.gaussian import check_training
+from cxraug.cores.linear_gaussian import ConditionBatch, LinearGaussian, fit_gaussian_model
+from cxraug.cores.pixel_core import CARD, LICENCE, save_core, vocabulary_of
+from cxraug.cores.settings import SAMPLER, DiffusionSettings
+from cxraug.errors import InputError
+from cxraug.progress import track
+from cxraug.storage import atomic, digest, file_sha256, read_json
+from cxraug.studies.seen import Seen
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def train_diffusion(
+    pixels: np.ndarray,
+    conditions: Conditions,
+    folder: Path,
+    settings: DiffusionSettings,
+    *,
+    init: Path | None = None,
+    seen: Seen,
+    training_data: dict[str, Any],
+    name: str,
+    seed: int = 0,
+    licence: str = LICENCE,
+) -> Path:
+    """Train (or go on training) a diffusion core and save it in ``folder``, which is returned.
+
+    Interrupted at any step and called again with the same arguments it ends in the same weights, bit for bit, on one
+    kind of machine. A finished folder of the same arguments is left as it is.
+
+    Parameters
+    ----------
+    pixels : (n, S, S) uint8, the training images only (a memory map will do); S a multiple of ``settings.grid``.
+    conditions : what is known about each image.
+    init : folder of an earlier core to start from. Its preconditioner and what it knew of the vocabulary are kept;
+        new findings, views of a known projection and sources start without effect. Its network sizes are kept too.
+    seen, training_data, name, licence : go into the card. What ``init`` has seen is added, so ``seen`` has to use its key.
+
+    Raises
+    ------
+    InputError
+        Images of the wrong shape, an ``init`` of another image size, or a folder that holds another training.
+    """
+    check_training(pixels, conditions)
+    folder = Path(folder)
+    seen = _all_seen(seen, init)
+    key = _key(pixels, conditions, settings, init, seed)
+    if (folder / CARD).is_file():
+        if read_json(folder / CARD).get("settings", {}).get("key") != key:
+            raise InputError("the folder holds another core", file=folder, expected="a new folder")
+        return folder
+    with _threads(settings.threads):
+        vocabulary, denoiser = _start(pixels, conditions, settings, init, seed)
+        final = _train(denoiser, vocabulary, pixels, conditions, folder, settings, key, seed)
+    save_core(
+        folder,
+        final,
+        kind="diffusion",
+        name=name,
+        resolution=pixels.shape[1],
+        vocabulary=vocabulary,
+        conditions=_conditions(conditions, init),
+        seen=seen,
+        training_data=training_data,
+        settings={
+            "diffusion": settings.model_dump(mode="json"),
+            "components": denoiser.precondition.model.components,
+            "scale": denoiser.precondition.scale,
+            "seed": seed,
+            "key": key,
+            "init": file_sha256(Path(init) / CARD) if init is not None else None,
+        },
+        licence=licence,
+    )
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return folder
+
+
+def _train(
+    denoiser: Denoiser, vocabulary: Vocabulary, pixels: np.ndarray, conditions: Conditions, folder: Path,
+    settings: DiffusionSettings, key: str, seed: int,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Run the steps that are left and return the averaged weights."""
+    parameters = denoiser.network()
+    rate = settings.lr
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
+    average = EMAModel(parameters, decay=settings.ema)
+    done = _restore(folder, key, denoiser, optimizer, average)
+    everything = ConditionBatch.of(vocabulary, conditions)
+    chances = torch.from_numpy(_chances(conditions, settings.rare_power))
+    fields = torch.from_numpy(vocabulary.groups())
+    for step in track(range(done, settings.steps), "training", total=settings.steps, done=done):
+        random = torch.Generator().manual_seed(_step_seed(seed, step))
+        rows = torch.multinomial(chances, settings.batch_size, replacement=True, generator=random)
+        images = torch.from_numpy(pixels[rows.numpy()]).flatten(1).float() / 127.5 - 1
+        batch = everything.take(rows).hide(_keep(settings, fields, len(rows), random))
+        loss = diffusion_loss(denoiser, images, batch, settings, random)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * schedule(step, settings.steps, settings.warmup)
+        optimizer.step()
+        average.step(parameters)
+        if (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
+            _checkpoint(folder, key, step + 1, denoiser, optimizer, average)
+    average.copy_to(parameters)
+    return dict(denoiser.state_dict())
+
+
+def diffusion_loss(
+    denoiser: Denoiser, images: Tensor, batch: ConditionBatch, settings: DiffusionSettings, random: torch.Generator
+) -> Tensor:
+    """Squared error of the denoised images (B, D), weighted by 1 / t^2, which makes it the error of the velocity e - x.
+
+    Times are logit-normal (Esser et al. 2024, section 3.1), kept off 0 and 1.
+    """
+    t = torch.sigmoid(settings.t_mean + settings.t_sd * torch.randn(len(images), 1, generator=random))
+    t = t.clamp(0.005, 0.999)
+    noisy = (1 - t) * images + t * torch.randn(images.shape, generator=random)
+    clean = denoiser(noisy, t, batch).clean
+    return ((clean - images) / t).square().mean()
+
+
+def schedule(step: int, steps: int, warmup: int) -> float:
+    """Learning rate factor: linear warm-up, then a cosine from 1 to 0.1 at the last step."""
+    warmup = min(warmup, steps // 10)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.55 + 0.45 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
+
+
+def _chances(conditions: Conditions, power: float) -> np.ndarray:
+    """(n,) chances of drawing each image: frequency of its rarest present finding to the power ``-power``."""
+    present = conditions.y == 1
+    share = np.maximum(present.mean(0), 1 / len(conditions)) if len(conditions) else present.mean(0)
+    rarity = np.where(present, share, 1.0)
+    return rarity.min(1, initial=1.0) ** -power
+
+
+def _keep(settings: DiffusionSettings, fields: Tensor, n: int, random: torch.Generator) -> Tensor:
+    """(n, d) 1 where a condition stays known: all hidden with ``dropout``, else each field with ``field_dropout``."""
+    each = torch.rand(n, int(fields.max()) + 1, generator=random) >= settings.field_dropout
+    some = torch.rand(n, 1, generator=random) >= settings.dropout
+    return (each & some)[:, fields].float()
+
+
+def _start(
+    pixels: np.ndarray, conditions: Conditions, settings: DiffusionSettings, init: Path | None, seed: int
+) -> tuple[Vocabulary, Denoiser]:
+    """A fresh denoiser with a fitted preconditioner, or the one of ``init`` with room for new conditions."""
+    vocabulary = Vocabulary.of(conditions)
+    size = pixels.shape[1]
+    if init is not None:
+        return _extend(Path(init), vocabulary, conditions, size, settings)
+    if size % settings.grid:
+        raise InputError("image size does not fit the grid", found=size, expected=f"a multiple of {settings.grid}")
+    model = fit_gaussian_model(pixels, conditions, vocabulary, components=settings.components, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return vocabulary, Denoiser(model, vocabulary, size, settings)
+
+
+def _extend(
+    init: Path, wanted: Vocabulary, conditions: Conditions, size: int, settings: DiffusionSettings
+) -> tuple[Vocabulary, Denoiser]:
+    """Load ``init`` and give its vocabulary the new entries of ``wanted``, with zero weights."""
+    card = Card.model_validate(read_json(init / CARD))
+    if card.kind != "diffusion" or card.resolution != size:
+        raise InputError(
+            "cannot fine-tune this core", file=init, found=f"{card.kind} at {card.resolution} px",
+            expected=f"a diffusion core at {size} px",
+        )  # fmt: skip
+    old = vocabulary_of(card)
+    vocabulary = old.union(wanted)
+    strange = set(projection(conditions.view).tolist()) - {int(v == LATERAL) for v in old.views}
+    if strange:
+        raise InputError("cannot fine-tune this core to views of another projection", file=init,
+                         found=", ".join(wanted.views), expected=f"views like {', '.join(old.views)}")  # fmt: skip
+    denoiser = load_denoiser(init, card)
+    frozen = DiffusionSettings(**card.settings["diffusion"])
+    for field in ("channels", "layers", "grid", "components"):
+        if getattr(frozen, field) != getattr(settings, field):
+            raise InputError(
+                f"fine-tuning keeps the network: {field} differs from the first core's",
+                file=init, found=getattr(settings, field), expected=str(getattr(frozen, field)),
+            )  # fmt: skip
+    denoiser.precision = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+    positions = torch.from_numpy(old.positions(vocabulary))
+    d_old, d_new = len(old), len(vocabulary)
+    first = denoiser.embed[0]
+    assert isinstance(first, torch.nn.Linear)
+    wider = torch.nn.Linear(2 * d_new, first.out_features)
+    with torch.no_grad():
+        wider.weight.zero_()
+        wider.weight[:, positions] = first.weight[:, :d_old]
+        wider.weight[:, d_new + positions] = first.weight[:, d_old:]
+        wider.bias.copy_(first.bias)
+    denoiser.embed[0] = wider
+    for part in denoiser.precondition.model.parts.values():
+        assert isinstance(part, LinearGaussian)
+        weight, centre = torch.zeros(d_new, size * size), torch.zeros(d_new)
+        weight[positions], centre[positions] = part.weight, part.centre
+        part.weight, part.centre = weight, centre
+    return vocabulary, denoiser
+
+
+def _all_seen(seen: Seen, init: Path | None) -> Seen:
+    """``seen`` and what ``init`` has seen: a fine-tuned core has seen both."""
+    if init is None:
+        return seen
+    earlier = Card.model_validate(read_json(Path(init) / CARD)).hashes
+    if earlier.key != seen.key:
+        raise InputError("what was seen is hashed under another key than the first core's", file=init)
+    return Seen(seen.key, seen.patients | earlier.patients, seen.images | earlier.images)
+
+
+def _conditions(conditions: Conditions, init: Path | None) -> list[str]:
+    earlier = read_json(Path(init) / CARD)["conditions"] if init is not None else []
+    return list(earlier) + [c for c in conditions.known() if c not in earlier]
+
+
+def _checkpoint(folder: Path, key: str, step: int, denoiser: Denoiser, optimizer: torch.optim.Optimizer,
+                average: EMAModel) -> None:  # fmt: skip
+    state = {"key": key, "step": step, "network": denoiser.state_dict(), "optimizer": optimizer.state_dict(),
+             "average": average.state_dict()}  # fmt: skip
+    with atomic(folder / CHECKPOINT) as temporary:
+        torch.save(state, temporary)
+
+
+def _restore(folder: Path, key: str, denoiser: Denoiser, optimizer: torch.optim.Optimizer, average: EMAModel) -> int:
+    """Load the checkpoint, if there is one, and return the number of finished steps."""
+    if not (folder / CHECKPOINT).is_file():
+        return 0
+    state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    if state["key"] != key:
+        raise InputError("the folder holds a checkpoint of another training", file=folder / CHECKPOINT,
+                         expected="the same data and settings, or a new folder")  # fmt: skip
+    denoiser.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    average.load_state_dict(state["average"])
+    return int(state["step"])
+
+
+def _key(pixels: np.ndarray, conditions: Conditions, settings: DiffusionSettings, init: Path | None, seed: int) -> str:
+    """Digest of everything the weights depend on. How the core is sampled, and how often it is saved, is not part."""
+    data = hashlib.sha256()
+    for start in range(0, len(pixels), 4096):
+        data.update(np.ascontiguousarray(pixels[start : start + 4096]).tobytes())
+    for column in (conditions.y, conditions.age):
+        data.update(np.ascontiguousarray(column).tobytes())
+    for text in (conditions.sex, conditions.view, conditions.source):
+        data.update("\n".join(text.tolist()).encode())
+    return digest({
+        "data": data.hexdigest(),
+        "findings": conditions.findings,
+        "settings": settings.model_dump(mode="json", exclude={"checkpoint_every", "sample_batch", *SAMPLER}),
+        "init": read_json(Path(init) / CARD)["sha256"] if init is not None else None,
+        "seed": seed,
+    })  # fmt: skip
+
+
+def _step_seed(seed: int, step: int) -> int:
+    key = hashlib.sha256(f"{seed}/{step}".encode()).digest()[:8]
+    return int.from_bytes(key, "little") >> 1
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with ``count`` threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

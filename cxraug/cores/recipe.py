@@ -1,0 +1,182 @@
+"""The recipe of a core: which data, which encoding, which kind of core. One YAML file, checked before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cxraug.cores.registry import CARD
+from cxraug.cores.settings import DiffusionSettings, GaussianSettings
+from cxraug.errors import InputError
+from cxraug.studies.images import Encoding
+from cxraug.studies.phantom.cohort import PhantomSettings
+
+MAX_BYTES = 1_000_000
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CoreData(_Strict):
+    """The training data: a phantom cohort or a manifest with a selection of its rows.
+
+    ``splits`` names the splits that the core may see; by default only train. ``where``, ``findings`` and the rest are
+    those of :func:`cxraug.studies.manifest.read_manifest`.
+    """
+
+    phantom: PhantomSettings | None = None
+    manifest: str | None = None
+    root: str | None = None
+    where: dict[str, Any] = {}
+    findings: list[str] | None = None
+    label_columns: dict[str, str] | list[str] | None = None
+    findings_annotated: dict[str, list[str]] | None = None
+    splits: tuple[Literal["train", "val", "test"], ...] = ("train",)
+    on_bad_image: Literal["error", "skip"] = "error"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CoreData:
+        if (self.manifest is None) == (self.phantom is None):
+            raise ValueError("give either manifest or phantom")
+        return self
+
+
+class EncodingSettings(_Strict):
+    """How images are brought to one size (see :class:`cxraug.studies.images.Encoding`)."""
+
+    size: int = Field(64, ge=16, le=1024)
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    jpeg_quality: int | None = Field(None, ge=1, le=100)
+
+
+class GaussianKind(GaussianSettings):
+    """``core: {kind: gaussian, ...}``."""
+
+    kind: Literal["gaussian"] = "gaussian"
+
+
+class DiffusionKind(DiffusionSettings):
+    """``core: {kind: diffusion, ...}``; ``init`` is the folder of an earlier core to fine-tune."""
+
+    kind: Literal["diffusion"] = "diffusion"
+    init: str | None = None
+
+
+class CoreRecipe(_Strict):
+    """Everything that makes a core."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0)
+    licence: str = "as the training data"
+    data: CoreData
+    encoding: EncodingSettings = EncodingSettings()
+    core: Annotated[GaussianKind | DiffusionKind, Field(discriminator="kind")]
+
+
+def read_core_recipe(path: str | Path) -> CoreRecipe:
+    """Read and check a core's recipe; paths in it are relative to its folder.
+
+    Raises
+    ------
+    InputError
+        One line with the key's path, for a missing file, bad YAML, an unknown key or an impossible value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such recipe", file=path)
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError("recipe is too large", file=path, expected=f"at most {MAX_BYTES} bytes")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid YAML: {error}", file=path) from None
+    if not isinstance(raw, dict):
+        raise InputError("a recipe is a mapping of keys", file=path, found=type(raw).__name__)
+    for section, keys in (("data", ("manifest", "root")), ("core", ("init",))):
+        part = raw.get(section)
+        for key in keys:
+            if isinstance(part, dict) and isinstance(part.get(key), str):
+                part[key] = str((path.parent / part[key]).resolve())
+    try:
+        return CoreRecipe.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise InputError(f"{key}: {first['msg'].removeprefix('Value error, ')}", file=path) from None
+
+
+def train_core(recipe: CoreRecipe, out: Path) -> Path:
+    """Make or read the data, then fit or train the core in ``out``, going on where an earlier call stopped.
+
+    Data that can be made again (phantom images, decoded pixels) lie in ``out/data`` and go when the core is finished.
+    """
+    from cxraug.cores.conditions import Conditions
+    from cxraug.cores.diffusion.training import train_diffusion
+    from cxraug.cores.gaussian import fit_gaussian
+    from cxraug.cores.registry import read_card
+    from cxraug.storage import digest
+    from cxraug.studies.cache import build_cache
+    from cxraug.studies.manifest import read_manifest
+    from cxraug.studies.phantom.cohort import make_cohort
+    from cxraug.studies.seen import Seen
+
+    data, out = recipe.data, Path(out)
+    if _finished(recipe, out):
+        return out
+    file = make_cohort(data.phantom, out / "data" / "phantom") if data.phantom else Path(data.manifest or "")
+    manifest = read_manifest(
+        file, root=data.root, where=data.where or None, findings=data.findings, label_columns=data.label_columns,
+        annotated=data.findings_annotated,
+    )  # fmt: skip
+    manifest = manifest.take(manifest.frame["split"].isin(data.splits).to_numpy())
+    if not len(manifest):
+        raise InputError("no rows to train on", file=file, expected=f"rows of {', '.join(data.splits)}")
+    encoding = Encoding(**recipe.encoding.model_dump())
+    manifest, cache = build_cache(manifest, out / "data" / "pixels", encoding, on_bad_image=data.on_bad_image)
+    conditions = Conditions.from_manifest(manifest, data.findings)
+    patients = manifest.frame["patient_id"]
+    init = getattr(recipe.core, "init", None)
+    key = read_card(init).hashes.key if init else digest([recipe.name, recipe.seed, "seen"])[:32]
+    seen = Seen.of(patients, cache.sha, key=key)
+    described: dict[str, Any] = {"images": len(manifest), "patients": int(patients.nunique())}
+    described |= {"phantom": data.phantom.model_dump(mode="json")} if data.phantom else {"manifest": file.name}
+    if isinstance(recipe.core, GaussianKind):
+        fit_gaussian(
+            cache.pixels, conditions, out, components=recipe.core.components, seen=seen, training_data=described,
+            name=recipe.name, seed=recipe.seed, licence=recipe.licence,
+        )  # fmt: skip
+    else:
+        settings = DiffusionSettings(**recipe.core.model_dump(exclude={"kind", "init"}))
+        train_diffusion(
+            cache.pixels, conditions, out, settings, init=Path(init) if init else None, seen=seen,
+            training_data=described, name=recipe.name, seed=recipe.seed, licence=recipe.licence,
+        )  # fmt: skip
+    shutil.rmtree(out / "data", ignore_errors=True)
+    return out
+
+
+def _finished(recipe: CoreRecipe, out: Path) -> bool:
+    """Whether ``out`` holds the finished core of this recipe; another recipe's folder is refused."""
+    from cxraug.storage import read_json, write_json
+
+    wanted = recipe.model_dump(mode="json")
+    if (out / "recipe.json").is_file() and read_json(out / "recipe.json") != wanted:
+        raise InputError("the folder holds a core of another recipe", file=out, expected="a new folder or --fresh")
+    if (out / CARD).is_file():
+        if not (out / "recipe.json").is_file():
+            raise InputError("the folder holds another core", file=out, expected="a new folder or --fresh")
+        return True
+    write_json(out / "recipe.json", wanted)
+    return False
+
+
+def start_over(out: Path) -> None:
+    """Remove what a training wrote into ``out``, and nothing else."""
+    for name in ("recipe.json", CARD, "model.safetensors", "checkpoint.pt"):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "data", ignore_errors=True)

@@ -1,0 +1,120 @@
+"""Recalibration on validation, the Brier score and the calibration slope."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxraug.evaluation.measured import Array, Measured, Patients, measured
+from cxraug.evaluation.rates import ratio
+
+ENOUGH = 10  # positives and negatives on validation from which on a slope is fitted too
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """``logit(p') = intercept + slope logit(p)``; ``method`` is ``Platt``, ``intercept`` or ``none``."""
+
+    intercept: float
+    slope: float
+    method: str
+
+    def apply(self, p: Array) -> Array:
+        """Recalibrated probabilities."""
+        if self.method == "none":
+            return p
+        return _expit(self.intercept + self.slope * logit(p))
+
+
+def fit_recalibration(y: Array, p: Array, method: str | None = None) -> Recalibration:
+    """Fit on validation rows (blank y left out).
+
+    With at least 10 positives and 10 negatives: Platt scaling (Platt 1999, with his smoothed targets, so that separable
+    data give finite values). With fewer: the intercept alone (it corrects prevalence). Without any row: none.
+    """
+    known = ~np.isnan(y)
+    y, p = y[known], p[known]
+    method = method or recalibration_method(y)
+    if method == "none":
+        return Recalibration(0.0, 1.0, "none")
+    positives, negatives = float((y == 1).sum()), float((y == 0).sum())
+    target = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    x = logit(p)
+    if method == "Platt":
+        intercept, slope = _logistic(np.stack([np.ones_like(x), x]), target, np.zeros_like(x), np.array([0.0, 1.0]))
+        return Recalibration(intercept, slope, method)
+    (intercept,) = _logistic(np.ones((1, len(x))), target, x, np.zeros(1))
+    return Recalibration(intercept, 1.0, method)
+
+
+def recalibration_method(y: Array) -> str:
+    """Which recalibration the labels ``y`` (1, 0, NaN) of a validation set allow."""
+    positives, negatives = int((y == 1).sum()), int((y == 0).sum())
+    if positives + negatives == 0:
+        return "none"
+    return "Platt" if min(positives, negatives) >= ENOUGH else "intercept"
+
+
+def brier(p: Array, y: Array, cell: Array, patients: Patients) -> Measured:
+    """Mean squared difference between probability and label; 0 is best. ``p`` (R, n), ``y`` and ``cell`` (n,)."""
+    known = cell & ~np.isnan(y)
+    return ratio(np.where(known, (p - np.where(known, y, 0)) ** 2, 0), known, patients)
+
+
+def calibration_slope(p: Array, y: Array, cell: Array, patients: Patients) -> Measured:
+    """Slope of the logistic regression of y on ``logit(p)``; 1 is best, below 1 the probabilities are too extreme.
+
+    Influence values are those of the maximum likelihood estimate (cluster-robust sandwich). Perfectly separated or
+    constant scores have no slope: NaN.
+    """
+    known = cell & ~np.isnan(y)
+    factor = np.sqrt(patients.count(known) / max(patients.count(known) - 1, 1))
+    value = np.full(len(p), np.nan)
+    parts = np.zeros(p.shape)
+    for run, probability in enumerate(p):
+        x, target = logit(probability[known]), y[known]
+        overlap = x[target == 1].min() < x[target == 0].max() and x[target == 0].min() < x[target == 1].max()
+        if not overlap:
+            continue
+        design = np.stack([np.ones_like(x), x])
+        beta = _logistic(design, target, np.zeros_like(x), np.array([0.0, 1.0]))
+        mu = _expit(beta @ design)
+        information = (design * (mu * (1 - mu))) @ design.T
+        parts[run, known] = np.linalg.solve(information, design * (target - mu))[1] * factor
+        value[run] = beta[1]
+    count = min(patients.count(known & (y == 1)), patients.count(known & (y == 0)))
+    return measured(value, patients.sum(parts), np.full(len(p), count))
+
+
+def logit(p: Array) -> Array:
+    """Log odds, probabilities kept 1e-9 away from 0 and 1."""
+    p = np.clip(p, 1e-9, 1 - 1e-9)
+    return np.log(p) - np.log1p(-p)
+
+
+def _expit(x: Array) -> Array:
+    return 1 / (1 + np.exp(-np.clip(x, -50, 50)))
+
+
+def _logistic(design: Array, target: Array, offset: Array, beta: Array) -> Array:
+    """Newton's method with step halving for logistic regression; ``design`` (k, n)."""
+
+    def loss(b: Array) -> float:
+        eta = offset + b @ design
+        return float((np.logaddexp(0, eta) - target * eta).sum())
+
+    current = loss(beta)
+    for _ in range(100):
+        mu = _expit(offset + beta @ design)
+        hessian = (design * (mu * (1 - mu))) @ design.T + 1e-10 * np.eye(len(beta))
+        step = np.linalg.solve(hessian, design @ (target - mu))
+        scale = 1.0
+        while (candidate := loss(beta + scale * step)) > current + 1e-12 and scale > 1e-6:
+            scale /= 2
+        if candidate > current:
+            return beta
+        beta, gained, current = beta + scale * step, current - candidate, candidate
+        if gained < 1e-10 and np.abs(step).max() < 1e-6:
+            return beta
+    return beta

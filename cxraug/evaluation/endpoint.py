@@ -1,0 +1,144 @@
+"""The primary endpoint of an experiment and the verdict about it, in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from cxraug.errors import InputError
+from cxraug.evaluation.metrics import METRICS
+
+CONTROLS = {
+    "real": "the step-matched control (real)",
+    "duplicated": "the count-matched control (duplicated)",
+    "oversampled": "the oversampling control (oversampled)",
+    "weighted": "the weighted-loss control (weighted)",
+    "augmented": "the stronger-augmentation control (augmented)",
+    "gaussian": "the Gaussian-core control (gaussian)",
+    "outside": "the control with the same outside data (outside)",
+    "real_pretrained": "the pretraining control (real_pretrained)",
+}
+
+
+class Endpoint(BaseModel):
+    """One comparison, named in advance: ``arm`` against ``control`` for one finding, metric and group level.
+
+    ``margin`` (metric units, > 0): also say whether the arm is non-inferior, i.e. worse by less than the margin.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    arm: str
+    control: str
+    finding: str
+    metric: str = "auroc"
+    group: str = "all"
+    level: str = "all"
+    margin: float | None = Field(default=None, gt=0)
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in METRICS:
+            raise ValueError(f"unknown metric {value!r}; one of {', '.join(METRICS)}")
+        return value
+
+
+def verdict(
+    evaluation: Any,
+    endpoint: Endpoint,
+    *,
+    room: float | None = None,
+    outside: bool = False,
+    notes: list[str] | None = None,
+) -> dict[str, Any]:
+    """What the experiment says about ``endpoint``.
+
+    Parameters
+    ----------
+    evaluation : has ``comparison`` (the contract's columns) with a row of family ``primary``, and ``info``.
+    room : how much the learning curve leaves to gain, in units of the metric (> 0); None where it was not measured.
+    outside : the core or initial weights were trained on other data ("with outside data").
+    notes : caveats to keep beside the sentence.
+
+    Returns
+    -------
+    dict with ``sentence, difference, ci_low, ci_high, p_value, mde, room, n_draws, n_seeds, outcome``, the fields of
+    ``endpoint``, ``n_patients``, ``outside`` and ``notes``. ``outcome`` is
+
+    - ``worse``: the interval excludes 0 on the bad side;
+    - ``inconclusive``: the smallest detectable effect exceeds the room, or the cell is too small to be shown;
+    - ``better``: the interval excludes 0 on the good side;
+    - ``no effect seen``: neither, although an effect as large as the room would have been seen (or no room is known).
+    """
+    metric = METRICS[endpoint.metric]
+    row = _row(evaluation.comparison, endpoint)
+    alpha = float(evaluation.info.get("settings", {}).get("alpha", 0.05))
+    where = "" if endpoint.group == "all" else f" in {endpoint.group} {endpoint.level}"
+    what = f"{endpoint.finding} {metric.label}{where}"
+    against = f"against {CONTROLS.get(endpoint.control, f'the control {endpoint.control!r}')}"
+    result: dict[str, Any] = {**endpoint.model_dump(), "room": room, "outside": outside, "notes": list(notes or [])}
+    for key in ("difference", "ci_low", "ci_high", "p_value", "mde"):
+        result[key] = None if pd.isna(row[key]) else float(row[key])
+    for key in ("n_draws", "n_seeds", "n_patients"):
+        result[key] = int(row[key])
+    clauses = [_design(result["n_draws"], result["n_seeds"])]
+    if outside:
+        clauses.append("with outside data")
+    if row["flag"] == "suppressed":
+        result["outcome"] = "inconclusive"
+        result["sentence"] = f"{what} {against}: inconclusive, the test set holds too few of them to be shown"
+        return result
+    if row["flag"] == "few":
+        clauses.append("few test cases")
+    difference, low, high, mde = (result[key] for key in ("difference", "ci_low", "ci_high", "mde"))
+    good = difference if metric.higher_is_better else -difference
+    significant = result["p_value"] < alpha
+    text = f"{what} {difference:+.3f} [{low:.3f}, {high:.3f}] {against}, {', '.join(clauses)}"
+    if significant and good < 0:
+        result["outcome"], say = "worse", "worse"
+    elif room is not None and mde > room:
+        result["outcome"] = "inconclusive"
+        say = f"inconclusive: the smallest detectable effect {mde:.3f} exceeds the room of {room:.3f}"
+        if significant:
+            say += "; an interval without 0 then overstates the effect"
+    elif significant:
+        result["outcome"], say = "better", "better"
+    else:
+        result["outcome"] = "no effect seen"
+        say = f"no effect seen, the smallest detectable effect is {mde:.3f}"
+        say += f" of a room of {room:.3f}" if room is not None else " (room not measured)"
+    if endpoint.margin is not None:
+        worst = low if metric.higher_is_better else -high
+        shown = "non-inferior" if worst > -endpoint.margin else "non-inferiority not shown"
+        say += f"; {shown} at the margin {endpoint.margin:g}"
+    result["sentence"] = f"{text}: {say}"
+    return result
+
+
+def _row(comparison: pd.DataFrame, endpoint: Endpoint) -> pd.Series:
+    wanted = {
+        "baseline": endpoint.control,
+        "arm": endpoint.arm,
+        "finding": endpoint.finding,
+        "group": endpoint.group,
+        "level": endpoint.level,
+        "metric": endpoint.metric,
+    }
+    keep = np.logical_and.reduce([(comparison[key] == value).to_numpy() for key, value in wanted.items()])
+    rows = comparison[keep]
+    if rows.empty:
+        name = f"{endpoint.arm} against {endpoint.control}, {endpoint.finding}, {endpoint.metric}"
+        raise InputError("the primary endpoint was not evaluated", found=name)
+    primary = rows[rows["family"] == "primary"]
+    return (primary if len(primary) else rows).iloc[0]
+
+
+def _design(n_draws: int, n_seeds: int) -> str:
+    seeds = f"{n_seeds} seed{'s' if n_seeds != 1 else ''}"
+    if n_draws == 1:
+        return f"1 draw x {seeds} (draws were not assessed{'' if n_seeds > 1 else ', nor were seeds'})"
+    return f"{n_draws} draws x {seeds}"

@@ -1,0 +1,248 @@
+"""The audit of predictions: cells, gaps and comparisons, assembled and written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from cxraug import __version__
+from cxraug.errors import InputError
+from cxraug.evaluation.assembly import CELLS, COMPARISON, GAPS, Assembly, levels_of
+from cxraug.evaluation.calibration import fit_recalibration, recalibration_method
+from cxraug.evaluation.cells import subjects_of
+from cxraug.evaluation.endpoint import Endpoint
+from cxraug.evaluation.groups import AGE_BINS, age_band_names
+from cxraug.evaluation.measured import Array
+from cxraug.evaluation.metrics import METRICS
+from cxraug.evaluation.predictions import Predictions
+from cxraug.evaluation.thresholds import parse_rule, read_thresholds, thresholds_from_validation
+from cxraug.storage import atomic, read_json, write_json
+
+METHODS = [
+    "Intervals are patient-clustered: influence values are summed per patient (AUROC: DeLong 1988, Obuchowski 1997); "
+    "t quantiles with (patients that count - 1) degrees of freedom.",
+    "Rates: Wilson with effective n = v(1-v)/variance. AUROC, AUPRC, F1, Brier: logit scale. At 0, 1 or without any "
+    "variance: Wilson with the number of patients.",
+    "AUPRC over all runs: variance from a patient bootstrap (multinomial weights); single runs and comparisons: "
+    "influence values.",
+    "Several draws or seeds: variance of the draw means over draws plus the clustered variance of the mean, what both "
+    "hold counted once, Satterthwaite degrees of freedom.",
+    "Gaps: simultaneous intervals and adjusted p from one studentised max-T per metric and grouping; p_value is the "
+    "unadjusted one. Gaps of AUPRC, PPV, NPV, F1 and Brier depend on prevalence and are left out.",
+    "Comparisons: Holm within a family (metric and grouping); their intervals are marginal. The primary endpoint is a "
+    "family of its own.",
+    "Macro means run over the findings (No Finding aside) that no level of the grouping suppresses.",
+]
+
+
+class EvaluationSettings(BaseModel):
+    """What to evaluate and how.
+
+    Attributes
+    ----------
+    groups : columns or intersections (``sex*age``). age_bins : lower bounds in years.
+    min_cell, few : suppress below, flag below (images and patients of what a metric needs).
+    alpha : two-sided level; intervals are ``1 - alpha``. threshold_rule : youden, f1, sensitivity=s or fpr=f.
+    reference : reference level per group; a group that is not named compares with the rest of the set.
+    primary : the endpoint named in advance. comparisons : (control, arm) pairs; None = every other arm against each of
+        ``controls``. seed : of the bootstraps. bootstrap : patient-bootstrap replicates (0: influence values instead).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    groups: tuple[str, ...] = ("sex", "age")
+    age_bins: tuple[float, ...] = AGE_BINS
+    min_cell: int = Field(default=10, ge=0)
+    few: int = Field(default=50, ge=0)
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    threshold_rule: str = "youden"
+    reference: dict[str, str] = Field(default_factory=dict)
+    metrics: tuple[str, ...] = tuple(METRICS)
+    primary: Endpoint | None = None
+    comparisons: list[tuple[str, str]] | None = None
+    controls: tuple[str, ...] = ()
+    seed: int = Field(default=0, ge=0)
+    bootstrap: int = Field(default=1000, ge=0)
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in METRICS]
+        if unknown or not value:
+            raise ValueError(f"unknown metric {', '.join(unknown) or '(none)'}; known are {', '.join(METRICS)}")
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("threshold_rule")
+    @classmethod
+    def _rule_known(cls, value: str) -> str:
+        try:
+            parse_rule(value)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("age_bins")
+    @classmethod
+    def _bins_rise(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        try:
+            age_band_names(value)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+
+@dataclass
+class Evaluation:
+    """The evaluation of one set of predictions: three tables with the contract's columns, and what they rest on."""
+
+    cells: pd.DataFrame
+    gaps: pd.DataFrame
+    comparison: pd.DataFrame
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Evaluation:
+        """Read what :func:`write_evaluation` wrote."""
+        folder = Path(folder)
+        tables = {name: _read(folder / f"{name}.csv", columns) for name, columns in _TABLES.items()}
+        info = read_json(folder / "evaluation.json")
+        return cls(tables["cells"], tables["gaps"], tables["comparison"], info)
+
+
+_TABLES = {"cells": CELLS, "gaps": GAPS, "comparison": COMPARISON}
+_TEXT = {"arm", "baseline", "seed", "draw", "finding", "group", "level", "reference", "metric", "matched", "method",
+         "family", "flag"}  # fmt: skip
+
+
+def evaluate(
+    predictions: Predictions,
+    settings: EvaluationSettings | None = None,
+    thresholds: Sequence[str | Path | pd.DataFrame] | pd.DataFrame | None = None,
+) -> Evaluation:
+    """Measure every cell, gap and comparison.
+
+    Parameters
+    ----------
+    predictions : from :func:`cxraug.evaluation.predictions.read_predictions`.
+    thresholds : tables ``finding,threshold``, one for all files or one per file; default: chosen on validation rows by
+        ``settings.threshold_rule``.
+
+    Raises
+    ------
+    InputError : a group column, reference level, arm or finding that is not there.
+    """
+    settings = settings or EvaluationSettings()
+    _check_names(predictions, settings)
+    if thresholds is None:
+        cuts, notes = thresholds_from_validation(predictions, settings.threshold_rule)
+        source = settings.threshold_rule if not np.isnan(cuts).all() else "none"
+    else:
+        given = [thresholds] if isinstance(thresholds, pd.DataFrame) else list(thresholds)
+        (cuts, notes), source = read_thresholds(given, predictions), "given"
+    calibrated, methods = recalibrate(predictions)
+    assembly = Assembly(predictions, settings, subjects_of(predictions, cuts, calibrated), methods)
+    groups = list(dict.fromkeys(["all", *settings.groups]))
+    if settings.primary is not None and settings.primary.group not in groups:
+        groups.append(settings.primary.group)
+    for group in groups:
+        assembly.add_group(group)
+    cells, gaps, comparison = assembly.tables()
+    info = {
+        "settings": settings.model_dump(mode="json"),
+        "primary": settings.primary.model_dump() if settings.primary else None,
+        "versions": {"cxraug": __version__} | {name: version(name) for name in ("numpy", "scipy", "pandas")},
+        "files": list(predictions.sources),
+        "findings": list(predictions.findings),
+        "n_images": len(predictions.table),
+        "n_patients": len(predictions.patients),
+        "runs": predictions.runs.to_dict("records"),
+        "threshold_source": source,
+        "thresholds": _threshold_records(predictions, cuts),
+        "recalibration": methods,
+        "methods": METHODS,
+        "notes": [*predictions.notes, *notes, *assembly.notes],
+    }
+    return Evaluation(cells, gaps, comparison, info)
+
+
+def recalibrate(predictions: Predictions) -> tuple[Array, dict[str, str]]:
+    """Probabilities (R, F, n) recalibrated on each run's own validation rows, and the method per finding.
+
+    One method per finding for all runs (that of the run with the fewest validation labels), so that arms compare.
+    """
+    rank = ("none", "intercept", "Platt")
+    calibrated, methods = np.empty_like(predictions.p), {}
+    for i, finding in enumerate(predictions.findings):
+        possible = [recalibration_method(validation.y[i]) for validation in predictions.validation]
+        methods[finding] = method = min(possible, key=rank.index)
+        for run, validation in enumerate(predictions.validation):
+            fitted = fit_recalibration(validation.y[i], validation.p[i], method)
+            calibrated[run, i] = fitted.apply(predictions.p[run, i])
+    return calibrated, methods
+
+
+def write_evaluation(evaluation: Evaluation, folder: str | Path) -> None:
+    """Write ``cells.csv``, ``gaps.csv``, ``comparison.csv``, ``thresholds.csv`` and ``evaluation.json`` (last)."""
+    folder = Path(folder)
+    for name, columns in _TABLES.items():
+        with atomic(folder / f"{name}.csv") as path:
+            getattr(evaluation, name)[list(columns)].to_csv(path, index=False)
+    with atomic(folder / "thresholds.csv") as path:
+        chosen = evaluation.info.get("thresholds", [])
+        pd.DataFrame(chosen, columns=["finding", "threshold", "arm", "seed", "draw"]).to_csv(path, index=False)
+    write_json(folder / "evaluation.json", evaluation.info)
+
+
+def _check_names(predictions: Predictions, settings: EvaluationSettings) -> None:
+    arms = predictions.arms
+    for group in settings.groups:
+        levels = levels_of(predictions, group, settings.age_bins)[1]  # raises for a column that is not there
+        if settings.reference.get(group, levels[0]) not in levels:
+            raise InputError(
+                f"no such reference level of {group}",
+                found=settings.reference[group],
+                expected=", ".join(levels[:20]),
+            )
+    for group in settings.reference:
+        if group not in settings.groups:
+            raise InputError("a reference for a group that is not asked for", found=group)
+    wanted = [*settings.controls, *(name for pair in settings.comparisons or [] for name in pair)]
+    if settings.primary is not None:
+        wanted += [settings.primary.arm, settings.primary.control]
+        known = [*predictions.findings, "any finding", "macro"]
+        if settings.primary.finding not in known:
+            raise InputError(
+                "the primary endpoint's finding was not predicted",
+                found=settings.primary.finding,
+                expected=", ".join(known),
+            )
+    for name in wanted:
+        if name not in arms:
+            raise InputError("no such arm in the predictions", found=name, expected=", ".join(arms))
+
+
+def _threshold_records(predictions: Predictions, cuts: Array) -> list[dict[str, Any]]:
+    runs = predictions.runs.to_dict("records")
+    return [
+        {"finding": name, "threshold": float(cuts[r, i]), **{key: run[key] for key in ("arm", "seed", "draw")}}
+        for i, name in enumerate(predictions.findings)
+        for r, run in enumerate(runs)
+        if not np.isnan(cuts[r, i])
+    ]
+
+
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError("no such file", file=path)
+    text = [column for column in columns if column in _TEXT]
+    frame = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values={
+        column: [""] for column in columns if column not in _TEXT
+    })  # fmt: skip
+    return frame[list(columns)]

@@ -1,0 +1,286 @@
+"""Predictions of one or many classifiers on the same patients: reading, checking, and aligned arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxraug.errors import InputError
+from cxraug.evaluation.measured import Array, Patients
+from cxraug.storage import file_sha256
+
+RUN = ("arm", "seed", "draw")
+DEFAULT_ARM = "model"
+SPLITS = {
+    "test": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "train": "train",
+    "training": "train",
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Labels ``y`` (F, n: 1, 0, NaN) and probabilities ``p`` (F, n) of one run's rows."""
+
+    y: Array
+    p: Array
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Everything that was predicted, aligned.
+
+    Attributes
+    ----------
+    table : (n rows) one row per test image, sorted by patient: image, patient_id and the columns that may be groups.
+    findings : F names. y : (F, n) 1, 0 or NaN. p : (R, F, n) probabilities of R runs.
+    runs : (R rows) ``arm, seed, draw`` as strings and ``file``, the number of the file they came from.
+    validation : R entries, each run's own validation rows (may be empty).
+    patient_of : (n,) patient number of each row; ``patients`` sums over them.
+    sources : name and sha256 of each file. notes : what the reader should know.
+    """
+
+    table: pd.DataFrame
+    findings: tuple[str, ...]
+    y: Array
+    p: Array
+    runs: pd.DataFrame
+    validation: tuple[Scored, ...]
+    patient_of: Array
+    patients: Patients
+    sources: tuple[dict, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def n_files(self) -> int:
+        """How many files were read."""
+        return len(self.sources)
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms in the order given."""
+        return list(dict.fromkeys(self.runs["arm"]))
+
+
+def read_predictions(files: Sequence[str | Path | pd.DataFrame], *, logits: bool = False) -> Predictions:
+    """Read and check prediction tables (contract "Predictions" of the design).
+
+    Parameters
+    ----------
+    files : CSV or Parquet paths, ``NAME:FILE`` (names the arm), or frames. Files without ``arm, seed, draw`` are the
+        seeds 0, 1, ... of one arm (of each named arm) in the order given.
+    logits : the ``p_`` columns hold logits; they are turned into probabilities.
+
+    Raises
+    ------
+    InputError : one line with file, row (the header is row 1), column, found and expected, for: missing columns, y
+    other
+        than 0, 1 or blank, p outside [0, 1] or blank, the same image twice in a run, a patient in two splits, no test
+        rows, runs with other images, labels or findings than the first.
+    """
+    if not files:
+        raise InputError("no predictions given", expected="at least one file")
+    frames, sources, notes = [], [], []
+    seen: dict[str, int] = {}
+    for number, given in enumerate(files):
+        frame, arm, name = _open(given)
+        frame = _check(frame, name, logits=logits)
+        n_train = int((frame["split"] == "train").sum())
+        if n_train:
+            frame = frame[frame["split"] != "train"]
+            notes.append(f"{n_train} rows of the training split were left out{f' of {name}' if name else ''}.")
+        frame = _label_runs(frame, arm, seen, name).assign(_file=number)
+        sources.append({"file": name or f"frame {number}", "sha256": file_sha256(name) if name else None})
+        frames.append(frame)
+    return _align(frames, [str(source["file"]) for source in sources], tuple(sources), tuple(notes))
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A CSV (also compressed) or Parquet file as a frame; ids stay text. Anything else is an :class:`InputError`."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such file", file=path)
+    try:
+        if path.suffix in (".parquet", ".pq"):
+            return pd.read_parquet(path)
+        text = dict.fromkeys(("image", "patient_id", "study_id", *RUN), str)
+        return pd.read_csv(path, dtype=text, low_memory=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"not a CSV or Parquet table ({error})", file=path) from None
+
+
+def _open(given: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str | None, str | None]:
+    if isinstance(given, pd.DataFrame):
+        return given, None, None
+    arm, path = None, str(given)
+    if not Path(path).exists() and ":" in path:
+        arm, path = path.split(":", 1)
+        if not arm:
+            raise InputError("empty name", found=str(given), expected="NAME:FILE")
+    return read_table(path), arm, path
+
+
+def _check(frame: pd.DataFrame, name: str | None, *, logits: bool) -> pd.DataFrame:
+    for column in ("image", "patient_id"):
+        if column not in frame.columns:
+            raise InputError("missing column", file=name, column=column, expected="image, patient_id, y_*, p_*")
+    scored = [str(column)[2:] for column in frame.columns if str(column).startswith("p_")]
+    if not scored:
+        raise InputError("missing column", file=name, column="p_<finding>", expected="a p_ column per finding")
+    frame = frame.reset_index(drop=True)
+    values: dict[str, pd.Series] = {}
+    for finding in scored:
+        if f"y_{finding}" not in frame.columns:
+            raise InputError("missing column", file=name, column=f"y_{finding}", expected=f"labels of p_{finding}")
+        y, p = _numbers(frame[f"y_{finding}"]), _numbers(frame[f"p_{finding}"])
+        blank = frame[f"y_{finding}"].isna() | (frame[f"y_{finding}"].astype(str).str.strip() == "")
+        _refuse(~(y.isin((0, 1)) | blank), frame, f"y_{finding}", name, "not a label", "0, 1 or blank")
+        if logits:
+            _refuse(~np.isfinite(p), frame, f"p_{finding}", name, "not a logit", "a number")
+            p = 1 / (1 + np.exp(-p.clip(-700, 700)))
+        wrong = ~((p >= 0) & (p <= 1))
+        _refuse(wrong, frame, f"p_{finding}", name, "not a probability", "0 to 1 (--logits accepts logits)")
+        values[f"y_{finding}"], values[f"p_{finding}"] = y, p
+    for column in ("image", "patient_id"):
+        text = _plain_text(frame[column]).str.strip()
+        _refuse(frame[column].isna() | (text == ""), frame, column, name, "blank", "a name")
+        values[column] = text
+    if "split" in frame.columns:
+        split = frame["split"].astype("str").str.strip().str.lower().map(SPLITS)
+        _refuse(split.isna(), frame, "split", name, "unknown split", "train, val or test")
+    else:
+        split = pd.Series("test", index=frame.index, dtype="str")
+    return frame.assign(**values, split=split)
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    return pd.to_numeric(column, errors="coerce").astype(float)
+
+
+def _refuse(wrong: pd.Series, frame: pd.DataFrame, column: str, name: str | None, problem: str, expected: str) -> None:
+    bad = np.flatnonzero(wrong.to_numpy())
+    if len(bad):
+        found, row = frame[column].iloc[bad[0]], int(frame.index[bad[0]]) + 2
+        raise InputError(problem, file=name, row=row, column=column, found=str(found), expected=expected)
+
+
+def _label_runs(frame: pd.DataFrame, arm: str | None, seen: dict[str, int], name: str | None) -> pd.DataFrame:
+    """Give every row its arm, seed and draw; check that no image comes twice in a run and splits share no patient."""
+    labels: dict[str, pd.Series | str] = {}
+    if "arm" in frame.columns:
+        found = frame["arm"].astype("str").unique()
+        if arm is not None and len(found) > 1:
+            raise InputError(
+                "a name was given to a file with several arms", file=name, column="arm", found=", ".join(found)
+            )
+        labels["arm"] = frame["arm"].astype("str") if arm is None else arm
+    else:
+        labels["arm"] = arm or DEFAULT_ARM
+    if "seed" in frame.columns:
+        labels["seed"] = _plain_text(frame["seed"])
+    else:
+        key = arm or (DEFAULT_ARM if "arm" not in frame.columns else str(name))
+        labels["seed"] = str(seen.get(key, 0))
+        seen[key] = seen.get(key, 0) + 1
+    labels["draw"] = _plain_text(frame["draw"]) if "draw" in frame.columns else "0"
+    frame = frame.assign(**labels)
+    for column in RUN:
+        _refuse(frame[column].isna(), frame, column, name, "blank", f"a {column}")
+    twice = frame.duplicated([*RUN, "image"])
+    if twice.any():
+        position = int(np.flatnonzero(twice.to_numpy())[0])
+        row, image = int(frame.index[position]) + 2, frame["image"].iloc[position]
+        raise InputError("the same image twice in one arm, seed and draw", file=name, row=row, found=image)
+    pairs = frame[[*RUN, "patient_id", "split"]].drop_duplicates()
+    shared = pairs[pairs.duplicated([*RUN, "patient_id"])]
+    if len(shared):
+        raise InputError("a patient in two splits", file=name, column="split", found=shared["patient_id"].iloc[0])
+    return frame
+
+
+def _plain_text(column: pd.Series) -> pd.Series:
+    """Names, seeds and draws as text; 1.0 becomes ``1``."""
+    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
+        column = column.astype("Int64")
+    return column.astype("str")
+
+
+def _align(
+    frames: list[pd.DataFrame], names: list[str], sources: tuple[dict, ...], notes: tuple[str, ...]
+) -> Predictions:
+    findings = tuple(str(column)[2:] for column in frames[0].columns if str(column).startswith("p_"))
+    first: pd.DataFrame | None = None
+    first_name, first_y = "", np.empty(0)
+    runs: list[dict] = []
+    scores, validation = [], []
+    for frame, name in zip(frames, names, strict=True):
+        others = {str(column)[2:] for column in frame.columns if str(column).startswith("p_")}
+        if others != set(findings):
+            odd = ", ".join(sorted(others ^ set(findings)))
+            raise InputError("other findings than in the first file", file=name, found=odd)
+        for key, part in frame.groupby(list(RUN), sort=False, dropna=False):
+            run = dict(zip(RUN, map(str, key), strict=True))
+            label = " ".join(f"{k} {v}" for k, v in run.items())
+            if any(all(run[k] == old[k] for k in RUN) for old in runs):
+                raise InputError("the same arm, seed and draw in two files", file=name, found=label)
+            test, val = part[part["split"] == "test"], part[part["split"] == "val"]
+            if test.empty:
+                raise InputError(f"no test rows ({label})", file=name, expected="rows with split test")
+            test = test.sort_values(["patient_id", "image"], kind="stable").reset_index(drop=True)
+            y = _matrix(test, "y_", findings)
+            if first is None:
+                first, first_name, first_y = test, f"{name} ({label})", y
+            else:
+                _same_rows(first, first_y, test, y, findings, first_name, f"{name} ({label})")
+            runs.append({**run, "file": int(frame["_file"].iloc[0])})
+            scores.append(_matrix(test, "p_", findings))
+            validation.append(Scored(_matrix(val, "y_", findings), _matrix(val, "p_", findings)))
+    assert first is not None
+    drop = [c for c in first.columns if str(c)[:2] in ("y_", "p_") or c in (*RUN, "split", "_file")]
+    codes = pd.factorize(first["patient_id"])[0]
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    return Predictions(
+        table=first.drop(columns=drop),
+        findings=findings,
+        y=first_y,
+        p=np.stack(scores),
+        runs=pd.DataFrame(runs),
+        validation=tuple(validation),
+        patient_of=codes,
+        patients=Patients(starts, len(codes)),
+        sources=sources,
+        notes=notes,
+    )
+
+
+def _matrix(frame: pd.DataFrame, prefix: str, findings: Sequence[str]) -> Array:
+    return np.ascontiguousarray(frame[[prefix + finding for finding in findings]].to_numpy(dtype=float).T)
+
+
+def _same_rows(
+    first: pd.DataFrame, first_y: Array, other: pd.DataFrame, y: Array, findings: Sequence[str], a: str, b: str
+) -> None:
+    if not np.array_equal(first["image"].to_numpy(), other["image"].to_numpy()):
+        odd = sorted(set(first["image"]) ^ set(other["image"]))
+        if odd:
+            raise InputError(
+                f"{a} and {b} hold different test images ({len(odd)} only in one)", found=odd[0], expected="the same"
+            )
+    same = first.set_index("image")["patient_id"].reindex(other["image"]).to_numpy() == other["patient_id"].to_numpy()
+    if not same.all():
+        image = other["image"].iloc[int(np.flatnonzero(~same)[0])]
+        raise InputError(f"{a} and {b} name different patients", column="patient_id", found=image)
+    differs = ~((first_y == y) | (np.isnan(first_y) & np.isnan(y)))
+    if differs.any():
+        finding, row = (int(v) for v in np.argwhere(differs)[0])
+        raise InputError(
+            f"{a} and {b} hold different labels", column=f"y_{findings[finding]}", found=other["image"].iloc[row]
+        )

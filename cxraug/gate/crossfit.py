@@ -1,0 +1,169 @@
+"""A small classifier per patient-grouped fold of the training split: every real row has a score from a model that has
+not seen it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+from cxraug.classifiers.arms import ArmData
+from cxraug.classifiers.arms import Images as LabelledImages
+from cxraug.classifiers.card import CARD, SeenTogether, read_classifier_card, seen_parts
+from cxraug.classifiers.prediction import predict_arm
+from cxraug.classifiers.settings import TrainSettings
+from cxraug.classifiers.training import train_arm
+from cxraug.errors import InputError
+from cxraug.gate.check import Images
+from cxraug.gate.settings import GateSettings
+from cxraug.seeds import derive_seed
+from cxraug.storage import digest, read_json, write_json
+from cxraug.studies.seen import Seen
+
+KIND = "gate"
+Scorer = Callable[[np.ndarray], np.ndarray]  # uint8 (n, S, S) -> scores (n, F), larger where a finding is likelier
+
+
+@dataclass(frozen=True)
+class FoldModels:
+    """The gate's classifiers with the real rows that calibrate each.
+
+    ``held_out[k]`` marks the rows that scorer k has not seen and that calibrate it; the masks are disjoint.
+    """
+
+    scorers: list[Scorer]
+    held_out: list[np.ndarray]
+
+
+def fit_folds(real: Images, findings: Sequence[str], settings: GateSettings, seed: int, folder: Path) -> FoldModels:
+    """Train one classifier per fold on the other folds, or take what an earlier call made.
+
+    They lie in a folder of ``folder`` that is named after everything they depend on: ``fold-<k>/`` each with
+    ``model.safetensors`` and a card, and a ``card.json`` for all of them with the hashes of what they have seen.
+    """
+    key = _key(real, findings, settings, seed)
+    home = folder / f"classifier-{key[:12]}"
+    train = TrainSettings(
+        model=settings.model, steps=settings.steps, batch_size=settings.batch_size, lr=settings.learning_rate,
+        eval_every=settings.steps,
+    )  # fmt: skip
+    nothing = LabelledImages(real.pixels[:0], real.y[:0])  # nothing is chosen: the last step's weights are kept
+    folds = _folds(real, settings.folds, seed)
+    scorers = []
+    for k, held_out in enumerate(folds):
+        rows = np.flatnonzero(~held_out)
+        shown = _balanced(real.y, rows, settings.steps * settings.batch_size, derive_seed(seed, "gate rows", k))
+        train_arm(
+            ArmData(LabelledImages(real.pixels, real.y, shown)), nothing, home / f"fold-{k}", train,
+            findings=findings, seed=derive_seed(seed, "gate", k), seen=_seen(real.take(rows), key), progress=True,
+        )  # fmt: skip
+        scorers.append(_scorer(home / f"fold-{k}", findings))
+    card = {
+        "kind": KIND, "key": key, "findings": list(findings), "size": int(real.pixels.shape[1]), "seed": seed,
+        "folds": [f"fold-{k}" for k in range(len(folds))], "settings": settings.model_dump(mode="json"),
+        "seen": _seen(real, key).to_json(),
+    }  # fmt: skip
+    write_json(home / CARD, card)
+    return FoldModels(scorers, folds)
+
+
+def load_folds(folder: Path, real: Images, findings: Sequence[str]) -> FoldModels:
+    """Classifiers trained before: a trained classifier's folder, or one that :func:`fit_folds` wrote.
+
+    Real rows whose patient or image they have seen do not calibrate; the others are dealt out by patient, since every
+    classifier may score all of them.
+
+    Raises
+    ------
+    InputError : no such classifier, or one of other findings or another image size.
+    """
+    card = read_json(folder / CARD)
+    kind = card.get("kind") if isinstance(card, dict) else None
+    if kind not in (KIND, "classifier"):
+        raise InputError(
+            "not the card of a classifier", file=folder / CARD, found=kind, expected=f"{KIND} or classifier"
+        )
+    homes = [folder / Path(str(name)).name for name in card["folds"]] if kind == KIND else [folder]
+    scorers = []
+    for home in homes:
+        known = read_classifier_card(home)
+        missing = [finding for finding in findings if finding not in known.findings]
+        if missing:
+            expected = f"one trained on {', '.join(findings)}"
+            raise InputError(
+                "the gate's classifier does not know a finding", file=home, found=missing[0], expected=expected
+            )
+        if known.size != real.pixels.shape[1]:
+            expected = f"{real.pixels.shape[1]} pixels"
+            raise InputError(
+                "the gate's classifier takes another image size", file=home, found=known.size, expected=expected
+            )
+        scorers.append(_scorer(home, findings))
+    seen = folds_seen(folder)
+    used = np.array([seen.count_patients([p]) > 0 for p in real.patients.astype(str)])
+    if real.sha is not None:
+        used |= np.array([seen.count_images([s]) > 0 for s in real.sha.astype(str)])
+    number = np.unique(real.patients.astype(str), return_inverse=True)[1] % len(scorers)
+    return FoldModels(scorers, [(number == k) & ~used for k in range(len(scorers))])
+
+
+def folds_seen(folder: Path) -> Seen:
+    """Keyed hashes of what the classifiers in ``folder`` (and weights they started from) have seen."""
+    parts = seen_parts(folder)
+    if not parts:
+        raise InputError("no card that says what the gate's classifier has seen", file=folder, expected=CARD)
+    return SeenTogether.join(parts)
+
+
+def _scorer(folder: Path, findings: Sequence[str]) -> Scorer:
+    known = read_classifier_card(folder).findings
+    columns = [known.index(finding) for finding in findings]
+    return lambda pixels: predict_arm(folder, pixels)[:, columns]
+
+
+def _folds(real: Images, folds: int, seed: int) -> list[np.ndarray]:
+    """Masks (n,) of the held-out rows: patients whole, the rarest finding of each row spread evenly where it can be."""
+    groups = np.unique(real.patients.astype(str), return_inverse=True)[1]
+    if groups.max() + 1 < folds:
+        n = int(groups.max()) + 1
+        raise InputError("too few training patients to cross-fit the gate", found=n, expected=f"at least {folds}")
+    positive = real.y == 1
+    counts = np.where(positive, positive.sum(axis=0), len(real) + 1)
+    stratum = np.where(positive.any(axis=1), counts.argmin(axis=1), positive.shape[1])
+    enough = np.bincount(stratum).max() >= folds
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed) if enough else GroupKFold(folds)
+    masks = []
+    for _, held_out in splitter.split(stratum, stratum, groups):
+        mask = np.zeros(len(real), bool)
+        mask[held_out] = True
+        masks.append(mask)
+    return masks
+
+
+def _balanced(y: np.ndarray, rows: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """``n`` of ``rows`` (repeats allowed): half as they come, half balanced over findings (a finding, then one of its
+    positives), so that rare findings are seen often enough in a fixed number of steps."""
+    rng = np.random.default_rng(seed)
+    shown = rng.choice(rows, n)
+    positives = [rows[y[rows, f] == 1] for f in range(y.shape[1])]
+    positives = [part for part in positives if len(part)]
+    for i in range(0, n if positives else 0, 2):
+        shown[i] = rng.choice(positives[rng.integers(len(positives))])
+    return shown
+
+
+def _seen(real: Images, key: str) -> Seen:
+    sha = [] if real.sha is None else real.sha.astype(str).tolist()
+    return Seen.of(real.patients.astype(str).tolist(), sha, key=key[:32])
+
+
+def _key(real: Images, findings: Sequence[str], settings: GateSettings, seed: int) -> str:
+    """Digest of everything that the classifiers depend on."""
+    pixels = hashlib.sha256(np.ascontiguousarray(real.pixels).data).hexdigest()
+    labels = hashlib.sha256(np.ascontiguousarray(real.y, dtype=np.float32).data).hexdigest()
+    chosen = {name: getattr(settings, name) for name in ("folds", "model", "steps", "batch_size", "learning_rate")}
+    return digest([pixels, labels, real.patients.astype(str).tolist(), list(findings), chosen, seed])

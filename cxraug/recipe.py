@@ -1,0 +1,313 @@
+"""The recipe: everything one run does, in one checked YAML file."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cxraug.balance.settings import PlanSettings
+from cxraug.classifiers.settings import TrainSettings
+from cxraug.cores.settings import DiffusionSettings
+from cxraug.errors import InputError
+from cxraug.evaluation.endpoint import Endpoint
+from cxraug.gate.settings import GateSettings
+from cxraug.studies.images import Encoding
+from cxraug.studies.phantom.cohort import PhantomSettings
+
+MAX_BYTES = 1_000_000
+ArmKind = Literal[
+    "real", "duplicated", "oversampled", "weighted", "augmented", "gaussian", "mixed", "pretrained",
+    "real_pretrained", "outside",
+]  # fmt: skip
+SYNTHETIC_ARMS = ("mixed", "pretrained")
+CONTROLS: dict[str, tuple[str, ...]] = {
+    "mixed": ("real", "duplicated", "oversampled", "weighted", "augmented", "gaussian", "outside"),
+    "pretrained": ("real", "real_pretrained", "duplicated", "outside"),
+    "gaussian": ("real", "duplicated"),
+}
+
+
+class Strict(BaseModel):
+    """A model in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Limit(Strict):
+    """Scarcity on purpose: keep only so many (or such a share) of the training patients of a finding or group."""
+
+    finding: str | None = None
+    group: dict[str, str] | None = None
+    patients: int | None = Field(None, ge=1)
+    share: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Limit:
+        if (self.finding is None) == (self.group is None):
+            raise ValueError("name either a finding or a group")
+        if (self.patients is None) == (self.share is None):
+            raise ValueError("give either patients or share")
+        return self
+
+
+class DataSettings(Strict):
+    """Where the studies come from, how images are encoded, and what is kept back on purpose."""
+
+    manifest: str | None = None
+    phantom: PhantomSettings | None = None
+    root: str | None = None
+    where: dict[str, Any] = {}
+    findings: list[str] | None = None
+    label_columns: dict[str, str] | list[str] | None = None
+    findings_annotated: dict[str, list[str]] | None = None
+    split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    size: int = Field(64, ge=16, le=1024)
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    jpeg_quality: int | None = Field(None, ge=1, le=100)
+    on_bad_image: Literal["error", "skip"] = "error"
+    limit: list[Limit] = []
+    limit_val: bool = True
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSettings:
+        if (self.manifest is None) == (self.phantom is None):
+            raise ValueError("give either manifest or phantom")
+        return self
+
+    @property
+    def encoding(self) -> Encoding:
+        """How every image of the run is brought to one size and encoding."""
+        return Encoding(size=self.size, fit=self.fit, jpeg_quality=self.jpeg_quality)
+
+
+class AuditSettings(Strict):
+    """Groups that the audit and the plan look at."""
+
+    groups: list[str] = ["sex", "age"]
+    age_bins: tuple[int, ...] = (0, 20, 40, 60, 80)
+
+
+class CoreSettings(Strict):
+    """Which core is asked: a shipped one, a folder, ``gaussian`` (fitted on the spot) or ``train`` (trained in the run).
+
+    ``train`` fits once on the rows common to all draws and then fine-tunes inside each draw for ``finetune_steps``.
+    """
+
+    name: str = "phantom-nano"
+    train: DiffusionSettings | None = None
+    finetune_steps: int = Field(0, ge=0)
+    sampler_steps: int | None = Field(None, ge=1)
+    guidance: float | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _train_settings(self) -> CoreSettings:
+        if (self.name == "train") != (self.train is not None):
+            raise ValueError("settings under train belong to name: train, and name: train needs them")
+        return self
+
+
+class ArmSettings(Strict):
+    """The training mixes that are compared. ``ratios``: synthetic images per real one, chosen on validation.
+
+    Without ``ratios`` the whole plan is used.
+    """
+
+    use: list[ArmKind] = ["real", "duplicated", "weighted", "gaussian", "mixed"]
+    ratios: list[float] | None = None
+    pretrain_share: float = Field(0.5, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _ratios(self) -> ArmSettings:
+        if self.ratios is not None and (not self.ratios or min(self.ratios) <= 0):
+            raise ValueError("ratios must be a list of numbers above 0")
+        if len(set(self.use)) != len(self.use):
+            raise ValueError("an arm is named twice in use")
+        if not set(self.use) & set(SYNTHETIC_ARMS):
+            raise ValueError(f"use names no synthetic arm; add one of {', '.join(SYNTHETIC_ARMS)}")
+        return self
+
+
+class CurveSettings(Strict):
+    """Learning curve of the real data alone: how much room is there for any augmentation?"""
+
+    finding: str
+    patients: list[int] = [10, 30, 100]
+    draws: int = Field(2, ge=1)
+    seeds: int = Field(2, ge=1)
+
+
+class EvaluateSettings(Strict):
+    """What is measured, and the one primary endpoint the verdict is about."""
+
+    groups: list[str] = ["sex", "age"]
+    age_bins: tuple[int, ...] = (0, 20, 40, 60, 80)
+    primary: Endpoint
+    threshold_rule: str = "youden"
+    min_cell: int = Field(10, ge=2)
+    metrics: list[str] | None = None
+    source_probe: bool = True
+
+
+class ReportSettings(Strict):
+    """What the page may show."""
+
+    real_images: bool = False
+
+
+class Recipe(Strict):
+    """One run from a manifest to a verdict."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0)
+    draws: int = Field(1, ge=1)
+    seeds: int = Field(3, ge=1)
+    workers: int | None = Field(None, ge=1)
+    data: DataSettings
+    audit: AuditSettings = AuditSettings()
+    plan: PlanSettings = PlanSettings()
+    core: CoreSettings = CoreSettings()
+    gate: GateSettings = GateSettings()
+    arms: ArmSettings = ArmSettings()
+    train: TrainSettings = TrainSettings()
+    curve: CurveSettings | None = None
+    evaluate: EvaluateSettings
+    report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Recipe:
+        primary = self.evaluate.primary
+        for role in ("arm", "control"):
+            if getattr(primary, role) not in self.arms.use:
+                raise ValueError(f"evaluate.primary.{role} {getattr(primary, role)!r} is not in arms.use")
+        if primary.arm == primary.control:
+            raise ValueError("evaluate.primary compares an arm with itself")
+        if self.data.findings is not None and primary.finding not in (*self.data.findings, "macro"):
+            raise ValueError(f"evaluate.primary.finding {primary.finding!r} is not in data.findings")
+        if self.curve is not None and not any(limit.finding == self.curve.finding for limit in self.data.limit):
+            raise ValueError(f"curve.finding {self.curve.finding!r} has no entry in data.limit")
+        if self.core.finetune_steps and self.core.name != "train":
+            raise ValueError("core.finetune_steps needs core.name: train")
+        if "real_pretrained" in self.arms.use and "pretrained" not in self.arms.use:
+            raise ValueError("arms.use has real_pretrained, the control of pretrained, without pretrained")
+        return self
+
+
+def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read and check a recipe; ``overrides`` are ``key.path=value`` as of ``--set``.
+
+    Relative paths inside a recipe start at the recipe's folder; those of ``overrides`` at the current folder.
+
+    Raises
+    ------
+    InputError
+        One line with the file and the key's path.
+    """
+    path = Path(path)
+    return parse_recipe(_load(path), path, overrides)
+
+
+def parse_recipe(raw: dict[str, Any], path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Check ``raw`` as a recipe that stands (or would stand) in ``path``."""
+    _resolve(raw, path.parent)
+    for override in overrides or []:
+        _override(raw, override, path)
+    raw.setdefault("name", path.stem)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(_one_line(error), file=path) from None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError("no such recipe", file=path)
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError("a recipe is a small text file", file=path, found=f"{path.stat().st_size} bytes")
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid YAML: {' '.join(str(error).split())}", file=path) from None
+    if not isinstance(raw, dict):
+        raise InputError("not a recipe", file=path, found=type(raw).__name__, expected="keys and values")
+    return raw
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses what a recipe never needs: aliases (they can blow up) and a key twice (one is lost)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases are not allowed ({self.peek_event().start_mark})")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"the key {twice!r} occurs twice ({node.start_mark})")
+        return super().construct_mapping(node, deep)
+
+
+PATH_KEYS = (("data", "manifest"), ("data", "root"), ("train", "weights"), ("gate", "weights"))
+
+
+def _resolve(raw: dict[str, Any], base: Path) -> None:
+    for part, key in PATH_KEYS:
+        section = raw.get(part)
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            section[key] = str((base / section[key]).resolve())
+    core = raw.get("core")
+    if isinstance(core, dict) and isinstance(core.get("name"), str) and (base / core["name"] / "card.json").is_file():
+        core["name"] = str((base / core["name"]).resolve())
+
+
+def _override(raw: dict[str, Any], text: str, path: Path) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError("--set takes key.path=value", found=text)
+    try:
+        parsed = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {key}: not valid YAML: {' '.join(str(error).split())}") from None
+    *parents, last = key.split(".")
+    node: Any = raw
+    for parent in parents:
+        node = node[int(parent)] if isinstance(node, list) and parent.isdigit() else node.setdefault(parent, {})
+        if not isinstance(node, (dict, list)):
+            raise InputError(f"--set {key}: {parent!r} holds no keys", file=path)
+    if isinstance(node, list):
+        node[int(last)] = parsed
+    else:
+        node[last] = parsed
+    here = tuple(key.split("."))
+    if isinstance(parsed, str) and (here in PATH_KEYS or (here == ("core", "name") and Path(parsed).is_dir())):
+        node[last] = str(Path(parsed).resolve())
+
+
+def _one_line(error: ValidationError) -> str:
+    first, others = error.errors()[0], error.error_count() - 1
+    key = ".".join(str(part) for part in first["loc"]) or "recipe"
+    message = first["msg"].removeprefix("Value error, ")
+    line = f"{key}: {message}"
+    if first["type"] == "extra_forbidden":
+        line = f"{key}: unknown key"
+        near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(first["loc"][:-1]), 1)
+        line += f"; did you mean {near[0]!r}?" if near else ""
+    elif not isinstance(first["input"], dict) and first["type"] != "missing":
+        line += f"; found {first['input']!r}"
+    return line + (f" (and {others} more)" if others else "")
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Recipe
+    for part in location:
+        field = model.model_fields.get(part) if isinstance(part, str) and hasattr(model, "model_fields") else None
+        if field is None:
+            continue
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), model)
+    return list(getattr(model, "model_fields", {}))

@@ -1,0 +1,306 @@
+"""The walk through a recipe: manifest, audit, plan, generate, gate, mix, train, predict, evaluate, report.
+
+Every stage writes a folder and, last, a marker; a stage with a marker is not done again. All randomness comes from the
+recipe's seed through :func:`cxraug.seeds.derive_seed`, so an interrupted run ends with the same tables.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from cxraug import __version__
+from cxraug.errors import InputError
+from cxraug.evaluation.groups import group_levels
+from cxraug.recipe import Recipe, read_recipe
+from cxraug.seeds import derive_seed
+from cxraug.storage import atomic, digest, file_sha256, read_json, write_json
+from cxraug.studies.cache import PixelCache, build_cache
+from cxraug.studies.labels import label_matrix
+from cxraug.studies.limit import Limited, limit_patients
+from cxraug.studies.manifest import Manifest, findings_with_no_positive, read_manifest
+from cxraug.studies.seen import Seen, refuse_hidden
+
+STAGES = ("data", "audit", "curve", "core", "train", "evaluate", "report")
+MARKER = "done.json"
+PACKAGES = (
+    "torch", "timm", "diffusers", "torchxrayvision", "scikit-learn", "imbalanced-learn", "pandas", "numpy", "scipy",
+    "torchmetrics", "accelerate",
+)  # fmt: skip
+
+
+class Run:
+    """One recipe and its folder: the data of the run, its draws and where everything lies."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe, self.folder = recipe, Path(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Open an existing run folder by the settings saved with it."""
+        saved = read_json(Path(folder) / "settings.json")
+        return cls(Recipe.model_validate(saved["recipe"]), Path(folder))
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def data(self) -> tuple[Manifest, PixelCache]:
+        """The checked manifest (bad images left out if the recipe says so) and its decoded pixels."""
+        settings = self.recipe.data
+        if settings.phantom is not None:
+            from cxraug.studies.phantom.cohort import make_cohort
+
+            path = make_cohort(settings.phantom, self.folder / "cohort")
+        else:
+            path = Path(str(settings.manifest))
+        manifest = read_manifest(
+            path,
+            root=settings.root,
+            where=settings.where or None,
+            findings=settings.findings,
+            label_columns=settings.label_columns,
+            annotated=settings.findings_annotated,
+            split_fractions=settings.split_fractions,
+        )
+        return build_cache(
+            manifest, self.folder / "cache", settings.encoding, on_bad_image=settings.on_bad_image
+        )
+
+    @property
+    def manifest(self) -> Manifest:
+        """The run's manifest."""
+        return self.data[0]
+
+    @property
+    def cache(self) -> PixelCache:
+        """The run's pixels, uint8 (n, size, size), aligned with the manifest."""
+        return self.data[1]
+
+    @cached_property
+    def findings(self) -> tuple[str, ...]:
+        """The findings that classifiers are trained on."""
+        return tuple(self.recipe.data.findings or self.manifest.findings)
+
+    @cached_property
+    def y(self) -> np.ndarray:
+        """Labels (n, F) of every row: 1, 0, or NaN where unknown."""
+        return self.manifest.y(self.findings)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Boolean mask of a split's rows."""
+        return (self.manifest.frame["split"] == split).to_numpy()
+
+    # -- draws --------------------------------------------------------------------------------------------------------
+
+    def draw_folder(self, draw: int) -> Path:
+        """Where a draw's plan, sets and arms lie."""
+        return self.folder / f"draw-{draw:02d}"
+
+    def keep(self, draw: int, patients: int | Literal["all"] | None = None) -> Limited:
+        """Which rows a draw keeps after the recipe's limits; ``patients`` replaces the curve finding's count."""
+        keep, removed = np.ones(len(self.manifest), bool), []
+        for limit in self.recipe.data.limit:
+            count, share = limit.patients, limit.share
+            if patients is not None and self.recipe.curve and limit.finding == self.recipe.curve.finding:
+                if patients == "all":
+                    continue
+                count, share = patients, None
+            part = limit_patients(
+                self.manifest,
+                finding=limit.finding,
+                group=limit.group,
+                patients=count,
+                share=share,
+                seed=derive_seed(self.recipe.seed, "limit", limit.finding or limit.group, draw),
+                limit_val=self.recipe.data.limit_val,
+            )
+            keep &= part.keep
+            removed.append(part.removed)
+        return Limited(keep=keep, removed=pd.concat(removed, ignore_index=True) if removed else pd.DataFrame())
+
+    def forbidden(self, keep: np.ndarray) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """Patients and pixel digests that nothing trained for a draw may have seen, by role."""
+        roles = {"test": self.rows("test"), "validation": self.rows("val"), "limited-out": self.rows("train") & ~keep}
+        ids = self.manifest.frame["patient_id"].to_numpy()
+        return (
+            {role: list(ids[mask]) for role, mask in roles.items()},
+            {role: list(self.cache.sha[mask]) for role, mask in roles.items()},
+        )
+
+    def seen(self, rows: np.ndarray) -> Seen:
+        """Keyed hashes of the given rows, for the card of what is trained on them (key fixed by the run: same bytes)."""
+        key = digest([self.recipe.seed, self.recipe.name, "seen"])[:32]
+        return Seen.of(self.manifest.frame["patient_id"].to_numpy()[rows], self.cache.sha[rows], key=key)
+
+    def cells(self, frame: pd.DataFrame) -> np.ndarray:
+        """The cell of each row as text: label set, sex, age band and view (the grain of plan and controls)."""
+        labels = frame["labels"].fillna("").map(_label_set)
+        age = group_levels(frame, "age", self.recipe.audit.age_bins)
+        sex = group_levels(frame, "sex", self.recipe.audit.age_bins)
+        return (labels + "|" + sex + "|" + age + "|" + frame["view"].astype(str)).to_numpy(dtype=object)
+
+    def plan_y(self, plan: pd.DataFrame) -> np.ndarray:
+        """Labels (n, F) of planned studies, as their label set's source annotates them."""
+        sources = plan["source"].fillna("").astype(str)
+        return label_matrix(plan["labels"], sources, self.findings, self.manifest.annotated)
+
+
+def run_recipe(
+    path: str | Path,
+    out: str | Path | None = None,
+    *,
+    overrides: list[str] | None = None,
+    fresh: bool = False,
+    until: str = "report",
+) -> dict[str, Any] | None:
+    """Walk a recipe to its verdict; go on where an earlier sitting stopped.
+
+    Parameters
+    ----------
+    path : the recipe (YAML). out : run folder, ``runs/<recipe name>`` by default.
+    overrides : ``key.path=value`` settings that replace the recipe's. fresh : throw an earlier run away.
+    until : the last stage to do, one of :data:`STAGES`.
+
+    Returns
+    -------
+    The verdict (see :func:`cxraug.evaluation.endpoint.verdict`), or None if stopped before it.
+
+    Raises
+    ------
+    InputError
+        Bad recipe or data, or an old folder made by other settings.
+    """
+    from cxraug import stages
+
+    recipe = read_recipe(path, overrides)
+    run = Run(recipe, Path(out) if out is not None else Path("runs") / recipe.name)
+    if fresh and run.folder.exists():
+        if not (run.folder / "settings.json").is_file():
+            raise InputError("--fresh deletes run folders only", file=run.folder, expected="a folder with settings.json")
+        shutil.rmtree(run.folder)
+    _save_settings(run, Path(path))
+    walk: dict[str, Callable[[Run], Any]] = {
+        "data": check_data,
+        "audit": stages.audit,
+        "curve": stages.curve,
+        "core": stages.common_core,
+        "train": stages.draws,
+        "evaluate": stages.evaluate,
+        "report": stages.report,
+    }
+    result = None
+    for number, name in enumerate(STAGES, 1):
+        print(f"[{number}/{len(STAGES)}] {name}", file=sys.stderr, flush=True)
+        result = walk[name](run)
+        if name == until:
+            break
+    return result if until == "report" else None
+
+
+def once(folder: Path, work: Callable[[], Any]) -> Any:
+    """Do ``work`` unless ``folder`` has its marker; the marker keeps what ``work`` returned (JSON)."""
+    marker = folder / MARKER
+    if marker.is_file():
+        return read_json(marker)["result"]
+    result = work()
+    write_json(marker, {"result": result})
+    return read_json(marker)["result"]
+
+
+def check_data(run: Run) -> None:
+    """Read and decode everything, and refuse what cannot work before any time is spent."""
+    manifest, recipe = run.manifest, run.recipe
+    for split in ("train", "val", "test"):
+        if not run.rows(split).any():
+            raise InputError(f"the data have no {split} rows", file=manifest.file, column="split")
+    if recipe.data.findings is not None:
+        empty = [f for f in findings_with_no_positive(manifest, "train") if f in recipe.data.findings]
+        if empty:
+            raise InputError(
+                f"data.findings names {empty[0]!r}, which has no positive in train", file=manifest.file, column="labels"
+            )
+    finding = recipe.evaluate.primary.finding
+    if finding not in (*run.findings, "macro"):
+        raise InputError(
+            f"evaluate.primary.finding {finding!r} does not occur in the data",
+            file=manifest.file,
+            column="labels",
+            expected=f"one of {', '.join(run.findings)}",
+        )
+    for draw in range(recipe.draws):
+        limited = run.keep(draw)
+        refuse_all_hidden(run, limited.keep)
+        folder = run.draw_folder(draw)
+        if not (folder / "limit.json").is_file():
+            write_json(folder / "limit.json", {"removed": limited.removed.to_dict("records"), "kept": limited.keep.sum()})
+
+
+def refuse_all_hidden(run: Run, keep: np.ndarray) -> None:
+    """Refuse a core, gate classifier or initial weights that have seen test, validation or limited-out rows."""
+    recipe = run.recipe
+    patients, images = run.forbidden(keep)
+    named: list[tuple[str, Seen | None]] = []
+    if recipe.core.name not in ("train", "gaussian"):
+        from cxraug.cores.registry import read_card
+
+        named.append((f"core {recipe.core.name}", read_card(recipe.core.name).hashes))
+    if recipe.gate.weights is not None:
+        from cxraug.gate.agreement import gate_seen
+
+        named.append((f"gate {recipe.gate.weights}", gate_seen(Path(recipe.gate.weights))))
+    if recipe.train.weights is not None:
+        from cxraug.classifiers.models import weights_seen
+
+        named.append((f"initial weights {recipe.train.weights}", weights_seen(Path(recipe.train.weights))))
+    for what, seen in named:
+        if seen is not None:
+            refuse_hidden(seen, what, patients=patients, images=images)
+
+
+def _save_settings(run: Run, source: Path) -> None:
+    settings = {"recipe": run.recipe.model_dump(mode="json")}
+    if run.recipe.data.manifest is not None and Path(run.recipe.data.manifest).is_file():
+        settings["manifest_sha256"] = file_sha256(run.recipe.data.manifest)
+    path = run.folder / "settings.json"
+    if path.is_file():
+        old = read_json(path)
+        changed = _first_difference(old["recipe"], settings["recipe"])
+        if changed is None and old.get("manifest_sha256") != settings.get("manifest_sha256"):
+            changed = "data.manifest (the file's content)"
+        if changed is not None:
+            raise InputError(
+                f"this folder holds a run with another recipe: {changed} differs",
+                file=run.folder,
+                expected="the same recipe, another --out, or --fresh to start over",
+            )
+        return
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    settings["versions"] = {"cxraug": __version__, "python": platform.python_version(), **versions}
+    settings["machine"] = {"system": platform.system(), "processor": platform.machine()}
+    with atomic(run.folder / "recipe.yaml") as temporary:
+        shutil.copyfile(source, temporary)
+    write_json(path, settings)
+
+
+def _first_difference(old: Any, new: Any, path: str = "") -> str | None:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            found = _first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            if found:
+                return found
+        return None
+    return None if old == new else path
+
+
+def _label_set(labels: str) -> str:
+    """The present findings of a label text, sorted: what a cell is about."""
+    return "+".join(sorted(part for part in labels.split("|") if part and part[0] not in "-?"))

@@ -1,0 +1,281 @@
+"""The stages of a run, each resumable: audit, learning curve, cores, sets, arms, evaluation, report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxraug.arm_job import ArmJob, arm_folder, select_ratio, train_arms
+from cxraug.run import Run, once
+from cxraug.seeds import derive_seed
+from cxraug.storage import atomic, write_json
+
+
+def audit(run: Run) -> None:
+    """Audit what the first draw leaves: that is the data set the user has to balance."""
+    from cxraug.balance.audit import audit_manifest, write_audit
+
+    folder = run.folder / "audit"
+
+    def work() -> list[str]:
+        keep = run.keep(0).keep
+        found = audit_manifest(
+            run.manifest.take(keep),
+            groups=run.recipe.audit.groups,
+            age_bins=run.recipe.audit.age_bins,
+            pixel_sha=run.cache.sha[keep],
+        )
+        write_audit(found, folder)
+        return [named["sentence"] for named in found["named"]]
+
+    for sentence in once(folder, work)[:8]:
+        _say(sentence)
+
+
+def curve(run: Run) -> None:
+    """Train the real arm on more and more patients of the limited finding: the room left for any augmentation."""
+    settings = run.recipe.curve
+    if settings is None:
+        return
+    own = [limit.patients for limit in run.recipe.data.limit if limit.finding == settings.finding]
+    counts: list[Any] = [*sorted({*settings.patients, *(n for n in own if n)}), "all"]
+    jobs = [
+        ArmJob(str(run.folder), "real", None, draw, seed, patients=count)
+        for count in counts
+        for draw in range(settings.draws)
+        for seed in range(settings.seeds)
+    ]
+    train_arms(run, jobs, "learning curve")
+    folder = run.folder / "curve"
+    once(folder, lambda: _curve_points(run, jobs, folder))
+
+
+def _curve_points(run: Run, jobs: list[ArmJob], folder: Path) -> dict[str, float]:
+    from sklearn.metrics import roc_auc_score
+
+    finding, rows = run.recipe.curve.finding, []  # type: ignore[union-attr]
+    for job in jobs:
+        table = pd.read_parquet(arm_folder(job) / "predictions.parquet")
+        table = table[(table["split"] == "test") & table[f"y_{finding}"].notna()]
+        value = roc_auc_score(table[f"y_{finding}"], table[f"p_{finding}"])
+        rows.append({"n_patients": str(job.patients), "draw": job.draw, "seed": job.seed, "auroc": value})
+    points = pd.DataFrame(rows)
+    with atomic(folder / "points.csv") as temporary:
+        points.to_csv(temporary, index=False)
+    means = points.groupby("n_patients", sort=False)["auroc"].mean().to_dict()
+    _say("learning curve: " + ", ".join(f"{n} patients {v:.3f}" for n, v in means.items()))
+    return means
+
+
+def common_core(run: Run) -> None:
+    """Train the run's own core once on the rows common to all draws (``core.name: train``)."""
+    settings = run.recipe.core
+    if settings.train is None:
+        return
+    keep = np.all([run.keep(draw).keep for draw in range(run.recipe.draws)], axis=0)
+    _train_core(run, run.rows("train") & keep, run.folder / "core", settings.train, init=None, seed=("core",))
+
+
+def draws(run: Run) -> None:
+    """Every draw: plan, sets, gate, and all arms; the ratio is chosen on validation before the other arms train."""
+    recipe = run.recipe
+    for draw in range(recipe.draws):
+        fill_draw(run, draw)
+    lead = next(kind for kind in ("mixed", "pretrained") if kind in recipe.arms.use)
+    ratios = recipe.arms.ratios or [None]
+    seeds = range(recipe.seeds)
+    jobs = [
+        ArmJob(str(run.folder), lead, ratio, draw, seed)
+        for draw in range(recipe.draws)
+        for ratio in ratios
+        for seed in seeds
+    ]
+    train_arms(run, jobs, f"arm {lead}")
+    others = []
+    for draw in range(recipe.draws):
+        ratio = select_ratio(run, lead, draw)
+        others += [
+            ArmJob(str(run.folder), kind, None if kind in ("real", "weighted", "augmented") else ratio, draw, seed)
+            for kind in recipe.arms.use
+            if kind != lead
+            for seed in seeds
+        ]
+    train_arms(run, others, "other arms")
+
+
+def fill_draw(run: Run, draw: int) -> None:
+    """Plan a draw, generate its sets and gate them."""
+    folder = run.draw_folder(draw)
+    once(folder / "plan", lambda: _plan(run, draw))
+    plan = pd.read_parquet(folder / "plan" / "plan.parquet")
+    kinds = set(run.recipe.arms.use)
+    for name in ("core", "gaussian", "outside"):
+        if name == "core" or name in kinds:
+            once(folder / "sets" / name, lambda name=name: _fill_set(run, draw, plan, name))  # type: ignore[misc]
+
+
+def _plan(run: Run, draw: int) -> dict[str, Any]:
+    from cxraug.balance.plan import make_plan
+
+    recipe = run.recipe
+    keep = run.rows("train") & run.keep(draw).keep
+    train = run.manifest.take(keep)
+    card = _core(run, draw, "core", keep).card
+    # the plan keeps each study's source, which says what its labels leave open, also for a core that is told none
+    card = card.model_copy(
+        update={"conditions": [*card.conditions, "source"], "sources": sorted(set(train.frame["source"]))}
+    )
+    n = None if recipe.arms.ratios is None else int(np.ceil(max(recipe.arms.ratios) * len(train)))
+    if n is not None and recipe.plan.budget is not None:
+        n = min(n, recipe.plan.budget)
+    plan = make_plan(
+        train,
+        recipe.plan,
+        findings=run.findings,
+        groups=recipe.audit.groups,
+        age_bins=recipe.audit.age_bins,
+        seed=derive_seed(recipe.seed, "plan", draw),
+        core_card=card,
+        n=n,
+    )
+    for note in plan.notes:
+        _say(f"draw {draw}, plan: {note}")
+    folder = run.draw_folder(draw) / "plan"
+    with atomic(folder / "plan.parquet") as temporary:
+        plan.frame.to_parquet(temporary, index=False)
+    with atomic(folder / "table.csv") as temporary:
+        plan.table.to_csv(temporary, index=False)
+    _say(f"draw {draw}: {len(plan.frame)} studies planned for {len(train)} real training images")
+    return {"studies": len(plan.frame), "real_images": len(train), "notes": plan.notes}
+
+
+def _fill_set(run: Run, draw: int, plan: pd.DataFrame, name: str) -> dict[str, Any]:
+    from cxraug.gate.gate import gate_set
+    from cxraug.synthesis.generate import generate_set
+
+    folder = run.draw_folder(draw)
+    out = folder / "sets" / name
+    if name == "outside":
+        from cxraug.synthesis.outside import outside_set
+
+        return outside_set(run.recipe.core.name, plan, out, cells=run.cells, encoding=run.recipe.data.encoding,
+                           seed=derive_seed(run.recipe.seed, "outside", draw))  # fmt: skip
+    keep = run.rows("train") & run.keep(draw).keep
+    core = _core(run, draw, name, keep)
+    asked, notes = _asked(plan, core.card.conditions)
+    for note in notes:
+        _say(f"draw {draw}, {name}: {note}")
+    generate_set(asked, core, out)
+    summary = gate_set(
+        out,
+        run.manifest.take(keep),
+        run.cache.take(keep),
+        run.recipe.data.encoding,
+        run.recipe.gate,
+        findings=run.findings,
+        core=core,
+        plan=plan,
+        seed=derive_seed(run.recipe.seed, "gate", draw),
+        folder=folder / "gate",
+        groups=run.recipe.audit.groups,
+        age_bins=run.recipe.audit.age_bins,
+    )
+    _say(f"draw {draw}, {name}: {summary['accepted']} of {summary['total']} images accepted")
+    return {"accepted": summary["accepted"], "total": summary["total"], "notes": notes}
+
+
+def _asked(plan: pd.DataFrame, conditions: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The plan as the core is asked: a core that knows no sources is told none, and this is said, not hidden."""
+    notes = []
+    if "source" not in conditions and plan["source"].fillna("").ne("").any():
+        plan = plan.assign(source=None)
+        notes.append("the core knows no sources; prompts leave the source out")
+    elif plan["source"].fillna("").eq("").all():
+        plan = plan.assign(source=None)
+    return plan, notes
+
+
+def _core(run: Run, draw: int, name: str, keep: np.ndarray) -> Any:
+    from cxraug.cores.registry import open_core
+
+    settings, folder = run.recipe.core, run.draw_folder(draw)
+    if name == "gaussian" or settings.name == "gaussian":
+        return _fit_gaussian(run, keep, folder / "cores" / "gaussian")
+    if settings.train is None:
+        own = settings.name
+    else:
+        own = str(run.folder / "core")
+        if settings.finetune_steps:
+            own = str(folder / "cores" / "core")
+            tuned = settings.train.model_copy(update={"steps": settings.finetune_steps})
+            _train_core(run, keep, Path(own), tuned, init=run.folder / "core", seed=("core", draw))
+    asked = {"sampler_steps": settings.sampler_steps, "guidance": settings.guidance}
+    return open_core(own, overrides={name: value for name, value in asked.items() if value is not None})
+
+
+def _fit_gaussian(run: Run, keep: np.ndarray, folder: Path) -> Any:
+    from cxraug.cores.conditions import Conditions
+    from cxraug.cores.gaussian import fit_gaussian
+    from cxraug.cores.registry import open_core
+
+    if not (folder / "card.json").is_file():
+        train = run.manifest.take(keep)
+        fit_gaussian(
+            np.asarray(run.cache.pixels[keep]),
+            Conditions.from_manifest(train, run.findings),
+            folder,
+            seen=run.seen(keep),
+            training_data=_described(run, keep),
+        )
+    return open_core(folder)
+
+
+def _train_core(run: Run, keep: np.ndarray, folder: Path, settings: Any, *, init: Path | None, seed: tuple) -> None:
+    from cxraug.cores.conditions import Conditions
+    from cxraug.cores.diffusion.training import train_diffusion
+
+    once(
+        folder,
+        lambda: str(
+            train_diffusion(
+                np.asarray(run.cache.pixels[keep]),
+                Conditions.from_manifest(run.manifest.take(keep), run.findings),
+                folder,
+                settings,
+                init=init,
+                seen=run.seen(keep),
+                training_data=_described(run, keep),
+                name=f"{run.recipe.name}-{'-'.join(map(str, seed))}",
+                seed=derive_seed(run.recipe.seed, *seed),
+            ).name
+        ),
+    )
+
+
+def _described(run: Run, rows: np.ndarray) -> dict[str, Any]:
+    frame = run.manifest.frame[rows]
+    return {"run": run.recipe.name, "images": len(frame), "patients": int(frame["patient_id"].nunique())}
+
+
+def evaluate(run: Run) -> dict[str, Any]:
+    """Read the test rows once: cells, gaps, comparisons and the verdict on the primary endpoint."""
+    from cxraug.conclusion import conclude
+
+    return once(run.folder / "evaluation", lambda: conclude(run))
+
+
+def report(run: Run) -> dict[str, Any]:
+    """Write the page; return the verdict."""
+    from cxraug.pages.report import write_run_report
+    from cxraug.storage import read_json
+
+    write_run_report(run.folder)
+    return {**read_json(run.folder / "verdict.json"), "folder": str(run.folder)}
+
+
+def _say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)

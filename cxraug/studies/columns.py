@@ -1,0 +1,280 @@
+"""What each column of a manifest may hold: one function per column, from text to clean values or a refusal."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxraug.errors import InputError
+from cxraug.studies.labels import ABSENT, PRESENT, UNCERTAIN, contradicts, format_labels, parse_labels
+from cxraug.studies.splits import SPLITS, split_by_patient
+from cxraug.studies.table import Table
+
+MAX_AGE = 120
+
+_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
+_SEX_UNKNOWN = ("u", "o", "x", "unk", "unknown", "other", "not reported")
+_VIEWS = {
+    "PA": ("pa", "postero-anterior", "posteroanterior", "posterior-anterior"),
+    "AP": ("ap", "antero-posterior", "anteroposterior", "anterior-posterior", "ap erect"),
+    "AP Supine": ("ap supine", "supine", "ap horizontal"),
+    "Lateral": ("lateral", "l", "ll", "rl", "lat", "left lateral", "right lateral"),
+    "unknown": ("unknown", "unk", "u", "other", "frontal", "oblique", "decubitus"),
+}
+_SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+_VIEW_OF = {alias: view for view, aliases in _VIEWS.items() for alias in aliases}
+_SPLIT_OF = {alias: split for split, aliases in _SPLITS.items() for alias in aliases}
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_FAR = 1e6  # pixels; also keeps out infinity and NaN
+_LABEL_VALUES = {"1": PRESENT, "0": ABSENT, "-1": UNCERTAIN}
+# A path to look at closely: absolute, empty, "." or ".." parts, backslashes, a drive, a URL, control characters.
+_ODD_PATH = r"(?:^|/)\.{0,2}(?:/|$)|\\|^[A-Za-z][A-Za-z0-9+.\-]*:|[\x00-\x1f]"
+
+
+def required_text(table: Table, column: str) -> pd.Series:
+    """A column without missing values, as text."""
+    values = table.text(column)
+    table.refuse(values.isna(), column, "blank", expected=f"a value of {column} in every row")
+    return values
+
+
+def image_paths(table: Table, column: str, root: Path, *, root_named: bool) -> pd.Series:
+    """Paths relative to ``root``, with ``/``, without ``.`` and ``..``; missing where blank.
+
+    A path that leads out of ``root`` is refused, by its text alone (links are followed when the image is read). With a
+    named root a path may be absolute or lead out of the manifest's folder, as long as it ends inside the root.
+    """
+    values = table.text(column)
+    odd = values.str.contains(_ODD_PATH, regex=True, na=False)
+    if not odd.any():
+        return values
+    folder = os.path.abspath(table.file.parent)
+    inside = {v: _path_inside(v, os.path.abspath(root), folder, root_named) for v in pd.unique(values[odd])}
+    cleaned = values[odd].map(inside)
+    outside = pd.Series(False, index=values.index)
+    outside[cleaned.index[cleaned.isna()]] = True
+    hint = "" if root_named else " (or a data root that holds it)"
+    table.refuse(
+        outside, column, "path leads out of the data folder", expected=f"a path inside {root}{hint}", found=values
+    )
+    return values.where(~odd, cleaned.reindex(values.index))
+
+
+def _path_inside(value: str, root: str, folder: str, root_named: bool) -> str | None:
+    path = value.replace("\\", "/")
+    if re.search(r"[\x00-\x1f]|^[A-Za-z][A-Za-z0-9+.\-]*:", path):
+        return None
+    starts = [root, folder] if root_named else [root]
+    if path.startswith("/") and not root_named:
+        return None
+    for start in starts:
+        full = posixpath.normpath(posixpath.join(start, path))
+        if full.startswith(root.rstrip("/") + "/"):
+            return posixpath.relpath(full, root)
+    return None
+
+
+def refuse_repeated(table: Table, images: pd.Series) -> None:
+    """Refuse a path that stands in two rows (:class:`InputError` names both)."""
+    repeated = images.duplicated().to_numpy()
+    if repeated.any():
+        second = int(repeated.argmax())
+        first = int((images == images.iloc[second]).to_numpy().argmax())
+        table.refuse(
+            repeated,
+            "image",
+            "the same image path twice",
+            expected=f"each image once; it is also in row {table.rows[first]}",
+            found=images,
+        )
+
+
+def sex(table: Table) -> pd.Series:
+    """``M``, ``F`` or missing (blank, U, O, unknown)."""
+    values = table.text("sex")
+    lower = values.str.lower()
+    clean = lower.map(_SEXES).astype("str")
+    bad = values.notna() & clean.isna() & ~lower.isin(_SEX_UNKNOWN)
+    table.refuse(bad, "sex", "unknown sex", expected="M, F, male, female, or blank where it is not known")
+    return clean.where(clean.notna())
+
+
+def age(table: Table) -> pd.Series:
+    """Age in years, float64, NaN where missing."""
+    values = table.text("age")
+    years = pd.to_numeric(values, errors="coerce").astype("float64")
+    expected = f"years as a number from 0 to {MAX_AGE}, or blank"
+    bad = values.notna() & years.isna()
+    dicom = values[bad].str.fullmatch(r"\d{3}[DWMYdwmy]", na=False)
+    if len(dicom) and dicom.iloc[0]:
+        expected += " (a DICOM age string such as 060Y is written 60)"
+    table.refuse(bad, "age", "age is not a number", expected=expected)
+    table.refuse(values.notna() & ~years.between(0, MAX_AGE), "age", "impossible age", expected=expected)
+    return years
+
+
+def view(table: Table) -> pd.Series:
+    """``PA``, ``AP``, ``AP Supine``, ``Lateral`` or ``unknown`` (also where missing)."""
+    values = table.text("view")
+    key = values.str.lower().str.replace(r"[_\s]+", " ", regex=True)
+    clean = key.map(_VIEW_OF).astype("str")
+    bad = values.notna() & clean.isna()
+    table.refuse(bad, "view", "unknown view", expected=f"one of {', '.join(_VIEWS)} (or L, LL, blank)")
+    return clean.fillna("unknown")
+
+
+def synthetic(table: Table) -> pd.Series:
+    """Whether a row is synthetic; blank is False."""
+    values: pd.Series = table.text("synthetic").str.lower()
+    clean = values.map(_BOOLEANS)
+    table.refuse(values.notna() & clean.isna(), "synthetic", "neither true nor false", expected="True, False or blank")
+    return pd.Series(clean.eq(True).to_numpy(bool), index=values.index)
+
+
+def split(table: Table, patients: pd.Series, is_synthetic: pd.Series | None, fractions: Sequence[float]) -> pd.Series:
+    """``train``, ``val`` or ``test`` per row; where the file does not say so, it follows from the patient.
+
+    A synthetic row outside train and a patient in two splits are refused.
+    """
+    given = table.text("split") if "split" in table.frame else None
+    if given is not None and given.notna().any():
+        clean = given.str.lower().map(_SPLIT_OF).astype("str")
+        table.refuse(clean.isna(), "split", "unknown split", expected=f"one of {', '.join(SPLITS)} in every row")
+    else:
+        clean = split_by_patient(patients, fractions)
+        if is_synthetic is not None:
+            clean = clean.where(~is_synthetic, "train")
+    if is_synthetic is not None:
+        table.refuse(
+            is_synthetic & (clean != "train"), "split", "a synthetic row outside train", expected="train", found=clean
+        )
+    refuse_torn_patients(table, patients, clean)
+    return clean
+
+
+def refuse_torn_patients(table: Table, patients: pd.Series, splits: pd.Series) -> None:
+    """Refuse a patient whose rows stand in two splits (:class:`InputError` names patient, splits and both rows)."""
+    codes, _ = pd.factorize(patients)
+    first_row = np.full(codes.max(initial=-1) + 1, len(codes))
+    np.minimum.at(first_row, codes, np.arange(len(codes)))
+    split_codes, _ = pd.factorize(splits)
+    torn = split_codes != split_codes[first_row[codes]]
+    if not torn.any():
+        return
+    row = int(torn.argmax())
+    first = int(first_row[codes[row]])
+    n = len(np.unique(codes[torn]))
+    raise InputError(
+        f"patient {patients.iloc[row]!r} in two splits: {splits.iloc[first]} in row {table.rows[first]}"
+        + (f" (and {n - 1} more patients)" if n > 1 else ""),
+        file=table.file,
+        row=int(table.rows[row]),
+        column="split",
+        found=splits.iloc[row],
+        expected="all images of a patient in one split",
+    )
+
+
+def boxes(table: Table) -> pd.Series:
+    """Boxes as JSON text, checked; missing where blank."""
+    values = table.text("boxes")
+    codes, texts = pd.factorize(values)
+    problems = [_box_problem(str(text)) for text in texts]
+    if any(problems):
+        bad = np.array([*(p is not None for p in problems), False])[codes]
+        problem = next(p for p in (problems[c] if c >= 0 else None for c in codes) if p)
+        table.refuse(
+            bad, "boxes", problem, expected="a JSON list of {label,x,y,w,h} in pixels of the image", found=values
+        )
+    return values
+
+
+def _box_problem(text: str) -> str | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return "boxes are not JSON"
+    if not isinstance(value, list):
+        return "boxes are not a list"
+    for box in value:
+        if not isinstance(box, dict) or not isinstance(box.get("label"), str):
+            return "a box without a label"
+        sides = [box.get(side) for side in "xywh"]
+        numbers = [s for s in sides if isinstance(s, (int, float)) and not isinstance(s, bool) and abs(s) < _FAR]
+        if len(numbers) < len(sides):
+            return "a box without the numbers x, y, w, h"
+        if numbers[2] < 0 or numbers[3] < 0:
+            return "a box of negative size"
+    return None
+
+
+def labels(table: Table) -> pd.Series:
+    """Label text, checked against the grammar; missing where blank."""
+    values = table.text("labels")
+    codes, texts = pd.factorize(values)
+    problems = [_label_problem(str(text)) for text in texts]
+    if any(problems):
+        bad = np.array([*(p is not None for p in problems), False])[codes]
+        problem = next(p for p in (problems[c] if c >= 0 else None for c in codes) if p)
+        expected = "A|-B|?C (A present, B absent, C uncertain), or blank where nothing is known"
+        table.refuse(bad, "labels", problem, expected=expected, found=values)
+    return values
+
+
+def _label_problem(text: str) -> str | None:
+    try:
+        parsed = parse_labels(text)
+    except ValueError as error:
+        return str(error)
+    other = contradicts(parsed)
+    return None if other is None else f"'No Finding' together with {other!r}"
+
+
+def labels_from_columns(table: Table, columns: Mapping[str, str]) -> pd.Series:
+    """Label text from one 1/0/-1/blank column per finding (CheXpert, MIMIC); missing where all of them are blank."""
+    findings = list(columns.values())
+    for column, finding in columns.items():
+        if findings.count(finding) > 1:
+            raise InputError("two label columns name the same finding", file=table.file, column=column, found=finding)
+        if column not in table.frame:
+            raise InputError(
+                "no such label column",
+                file=table.file,
+                column=column,
+                expected="one of " + ", ".join(map(str, table.frame.columns)),
+            )
+    blank = 2
+    coded = np.full((len(table.frame), len(columns)), blank, np.int8)
+    for at, column in enumerate(columns):
+        text = table.text(column).str.replace(r"\.0+$", "", regex=True)
+        values = text.map(_LABEL_VALUES)
+        table.refuse(text.notna() & values.isna(), column, "not a label", expected="1, 0, -1 (uncertain) or blank")
+        coded[:, at] = values.fillna(blank)
+    if not len(coded):
+        return pd.Series(np.nan, index=table.frame.index, dtype="str")
+    patterns, inverse = np.unique(coded, axis=0, return_inverse=True)
+    texts: list[str | None] = []
+    for number, pattern in enumerate(patterns):
+        named = {f: int(v) for f, v in zip(findings, pattern, strict=True) if v != blank}
+        other = contradicts(named)
+        if other is not None:
+            culprit = next(c for c, f in columns.items() if f == other)
+            table.refuse(
+                inverse.ravel() == number,
+                culprit,
+                "'No Finding' together with a present finding",
+                expected="one or the other",
+            )
+        texts.append(format_labels(named) or None)
+    return pd.Series(np.array(texts, object)[inverse.ravel()], index=table.frame.index, dtype="str")

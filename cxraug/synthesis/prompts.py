@@ -1,0 +1,120 @@
+"""A plan made ready for generation: every row checked before any time is spent."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxraug.cores.core import VIEWS, GenerativeCore, Prompt, prompts_from_plan
+from cxraug.errors import InputError
+from cxraug.storage import digest
+
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # prompt ids become file names
+
+
+@dataclass(frozen=True)
+class PromptList:
+    """Prompts and their seeds in plan order; ``sha256`` identifies the plan by content."""
+
+    prompts: tuple[Prompt, ...]
+    seeds: tuple[int, ...]
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def read_plan(path: str | Path) -> pd.DataFrame:
+    """Read ``plan.parquet`` or a CSV with the same columns; a missing or foreign file is an :class:`InputError`."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such plan", file=path, expected="a .parquet or .csv file")
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, dtype={"prompt_id": "str", "labels": "str", "views": "str"})
+    except (ValueError, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read as a plan ({error})", file=path, expected="a Parquet or CSV file") from None
+
+
+def check_plan(plan: pd.DataFrame, core: GenerativeCore | None = None, *, file: str | Path | None = None) -> PromptList:
+    """Check every row of ``plan`` and turn it into prompts.
+
+    Parameters
+    ----------
+    plan : table with the plan's columns; ``prompt_id`` and ``seed`` are required.
+    core : where given, its refusals are asked for every prompt.
+    file : named in messages.
+
+    Raises
+    ------
+    InputError
+        Empty plan, missing column, an id that is blank, repeated or no safe file name, a seed that is no whole number
+        in [0, 2**63), bad label grammar or conditions, an unknown or repeated view, a prompt that ``core`` refuses.
+    """
+    for column in ("prompt_id", "seed"):
+        if column not in plan.columns:
+            raise InputError("missing column", file=file, column=column, expected="a plan as `cxraug plan` writes it")
+    if plan.empty:
+        raise InputError("empty plan: no study to generate", file=file)
+    _check_ids(plan["prompt_id"], file)
+    seeds = _check_seeds(plan["seed"], file)
+    prompts = _read_prompts(plan, file)
+    for row, prompt in enumerate(prompts, 2):
+        strange = [view for view in prompt.views if view not in VIEWS]
+        if strange or len(set(prompt.views)) < len(prompt.views):
+            expected = f"distinct views out of {', '.join(VIEWS)}"
+            raise InputError(
+                "bad views", file=file, row=row, column="views", found=list(prompt.views), expected=expected
+            )
+        if core is not None:
+            core.refuse(prompt)
+    content = [[prompt_fields(prompt), seed] for prompt, seed in zip(prompts, seeds, strict=True)]
+    return PromptList(tuple(prompts), tuple(seeds), digest(content))
+
+
+def prompt_fields(prompt: Prompt) -> dict[str, object]:
+    """Everything that ``prompt`` sets, JSON-ready; what it does not ask for is left out."""
+    fields: dict[str, object] = {name: value for name, value in vars(prompt).items() if value is not None}
+    return {**fields, "labels": dict(prompt.labels), "views": list(prompt.views), "conditions": dict(prompt.conditions)}
+
+
+def _check_ids(ids: pd.Series, file: str | Path | None) -> None:
+    bad = ~ids.astype("str").fillna("").map(lambda name: SAFE_ID.fullmatch(name) is not None).to_numpy(bool)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        expected = "letters, digits, '.', '_' and '-', at most 100, starting with a letter or digit"
+        raise InputError(
+            "bad prompt id", file=file, row=row + 2, column="prompt_id", found=ids.iloc[row], expected=expected
+        )
+    again = ids.astype("str").duplicated().to_numpy()
+    if again.any():
+        row = int(np.flatnonzero(again)[0])
+        raise InputError("prompt id occurs twice", file=file, row=row + 2, column="prompt_id", found=ids.iloc[row])
+
+
+def _check_seeds(seeds: pd.Series, file: str | Path | None) -> list[int]:
+    numbers = pd.to_numeric(seeds, errors="coerce")
+    values = numbers.to_numpy(dtype=float, na_value=np.nan)
+    bad = ~np.isfinite(values) | (values < 0) | (values != np.floor(values)) | (values >= 2**63)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        expected = "a whole number from 0 to 2**63 - 1"
+        raise InputError("bad seed", file=file, row=row + 2, column="seed", found=seeds.iloc[row], expected=expected)
+    return [int(value) for value in numbers.tolist()]
+
+
+def _read_prompts(plan: pd.DataFrame, file: str | Path | None) -> list[Prompt]:
+    try:
+        return prompts_from_plan(plan)
+    except ValueError:
+        for row in range(len(plan)):  # name the first bad row
+            try:
+                prompts_from_plan(plan.iloc[[row]])
+            except ValueError as error:
+                raise InputError(f"not a prompt: {error}", file=file, row=row + 2) from None
+        raise

@@ -1,0 +1,61 @@
+"""Small manifests with known imbalance, made in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxraug.studies.manifest import Manifest
+
+MakeManifest = Callable[..., Manifest]
+
+
+def manifest_of(rows: Sequence[dict[str, Any]], annotated: dict[str, tuple[str, ...]] | None = None) -> Manifest:
+    """A manifest of ``rows``; what a row does not say is one PA image of a train patient of its own."""
+    frame = pd.DataFrame(list(rows))
+    number = [f"{i:05d}" for i in range(len(frame))]
+    defaults = {"image": number, "patient_id": number, "view": "PA", "source": "", "split": "train"}
+    for name, value in {**defaults, "sex": np.nan, "age": np.nan, "labels": np.nan}.items():
+        filled = pd.Series(value, index=frame.index)
+        frame[name] = frame[name].where(frame[name].notna(), filled) if name in frame.columns else filled
+    if "study_id" not in frame.columns:
+        frame["study_id"] = frame["image"]
+    text = ["image", "patient_id", "study_id", "view", "source", "split", "sex", "labels"]
+    frame = frame.astype({**dict.fromkeys(text, "str"), "age": "float64"})
+    found = sorted({p.lstrip("-?") for t in frame["labels"].dropna() for p in t.split("|")})
+    sources = {s: tuple(found) for s in frame["source"].unique()}
+    return Manifest(frame, Path("."), None, tuple(found), annotated or sources)
+
+
+@pytest.fixture
+def make_manifest() -> MakeManifest:
+    return manifest_of
+
+
+def cohort(n: int = 1200, seed: int = 0) -> Manifest:
+    """Effusion is common, Cardiomegaly too but rarer in women, who are a quarter, and Nodule is rare."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(n):
+        female = rng.random() < 0.25
+        present = [
+            name
+            for name, p in (("Cardiomegaly", 0.06 if female else 0.18), ("Effusion", 0.2), ("Nodule", 0.03))
+            if rng.random() < p
+        ]
+        age = float(rng.integers(18, 95))
+        split = "train" if i % 5 < 4 else "test"
+        rows.append(
+            {"sex": "F" if female else "M", "age": age, "split": split, "labels": "|".join(present) or "No Finding"}
+        )
+    return manifest_of(rows)
+
+
+@pytest.fixture(scope="session")
+def imbalanced() -> Manifest:
+    return cohort()

@@ -1,0 +1,83 @@
+"""The commands audit and plan, from a CSV to files and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cxraug.cli import audit as audit_command
+from cxraug.cli import plan as plan_command
+from cxraug.cli.selection import choice, names, parse_age_bins, parse_where
+from cxraug.errors import InputError
+from cxraug.studies.manifest import Manifest
+
+
+@pytest.fixture(scope="module")
+def app() -> typer.Typer:
+    made = typer.Typer()
+    audit_command.register(made)
+    plan_command.register(made)
+    return made
+
+
+@pytest.fixture
+def table(imbalanced: Manifest, tmp_path: Path) -> Path:
+    path = tmp_path / "manifest.csv"
+    imbalanced.frame.assign(image=imbalanced.frame["image"] + ".png").drop(columns="study_id").to_csv(path, index=False)
+    return path
+
+
+def test_audit_writes_and_prints(app: typer.Typer, table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "audit"
+    result = CliRunner().invoke(app, ["audit", str(table), "--no-pixels", "--out", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.output.index("Nodule is rare") < result.output.index("Findings (train)")
+    assert (out / "audit.html").is_file()
+    result = CliRunner().invoke(
+        app, ["audit", str(table), "--no-pixels", "--json", "--groups", "sex", "--out", str(out)]
+    )
+    assert json.loads(result.stdout)["named"][0]["finding"] == "Nodule"
+
+
+def test_plan_writes_and_prints(app: typer.Typer, table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan"
+    words = ["plan", str(table), "--target", "floor=40", "--budget", "120", "--groups", "sex", "--out", str(out)]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "120 studies" in result.output
+    assert "note: " in result.output
+    assert len(pd.read_parquet(out / "plan.parquet")) == 120
+    answer = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert answer["studies"] == 120
+    assert {"before", "target", "planned", "after", "shortfall"} <= set(answer["table"][0])
+
+
+def test_where_and_bad_usage(app: typer.Typer, table: Path, tmp_path: Path) -> None:
+    words = ["audit", str(table), "--no-pixels", "--json", "--where", "sex=F", "--out", str(tmp_path / "w")]
+    found = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
+    assert found["images"] == (pd.read_csv(table)["sex"] == "F").sum()
+    for words, message in (
+        (["plan", str(table), "--target", "much"], "--target"),
+        (["audit", str(table), "--no-pixels", "--age-bins", "40,20"], "--age-bins"),
+        (["audit", str(table), "--no-pixels", "--groups", "sex", "--where", "sex"], "--where"),
+        (["audit", str(table), "--on-bad-image", "guess"], "--on-bad-image"),
+    ):
+        with pytest.raises(InputError, match=message):
+            CliRunner().invoke(app, [*words, "--out", str(tmp_path / "bad")], catch_exceptions=False)
+
+
+def test_selections() -> None:
+    assert names(None) is None
+    assert names("a, b,,") == ["a", "b"]
+    assert parse_where([]) is None
+    assert parse_where(["a=1,2", "b=x", "a=3"]) == {"a": ["1", "2", "3"], "b": ["x"]}
+    assert parse_age_bins("0,18,65") == (0, 18, 65)
+    assert choice("skip", "--x", ("skip",)) == "skip"
+    for wrong in ("", "a", "5,5", "-1,4"):
+        with pytest.raises(InputError):
+            parse_age_bins(wrong)

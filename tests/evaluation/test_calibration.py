@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from simulated import patients_of
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss
+
+from cxraug.evaluation.calibration import brier, calibration_slope, fit_recalibration, logit
+
+
+def sample(n, seed, shift=0.0, stretch=1.0):
+    rng = np.random.default_rng(seed)
+    eta = rng.standard_normal(n) * 1.5 - 1
+    y = (rng.random(n) < 1 / (1 + np.exp(-eta))).astype(float)
+    return y, 1 / (1 + np.exp(-(stretch * eta + shift)))
+
+
+def test_platt_undoes_a_shift_and_a_stretch():
+    y, p = sample(20000, 0, shift=1.5, stretch=2.0)
+    fitted = fit_recalibration(y, p)
+    assert fitted.method == "Platt"
+    assert (fitted.intercept, fitted.slope) == pytest.approx((-0.75, 0.5), abs=0.06)
+    reference = LogisticRegression(C=1e9).fit(logit(p)[:, None], y)
+    assert fitted.slope == pytest.approx(reference.coef_[0, 0], rel=0.01)
+    assert np.mean(fitted.apply(p)) == pytest.approx(y.mean(), abs=0.002)
+
+
+def test_few_positives_move_the_prevalence_only():
+    y, p = sample(400, 1, shift=2.0)
+    keep = (y == 0) | (np.cumsum(y) <= 5)
+    fitted = fit_recalibration(y[keep], p[keep])
+    assert (fitted.method, fitted.slope) == ("intercept", 1.0)
+    assert fitted.apply(p[keep]).mean() == pytest.approx(y[keep].mean(), abs=0.01)
+
+
+def test_separated_labels_give_finite_values_and_no_rows_change_nothing():
+    y = np.repeat([0.0, 1.0], 20)
+    fitted = fit_recalibration(y, np.where(y == 1, 0.9, 0.1))
+    assert np.isfinite([fitted.intercept, fitted.slope]).all()
+    none = fit_recalibration(np.full(3, np.nan), np.full(3, 0.2))
+    assert none.method == "none"
+    assert none.apply(np.array([0.3])).tolist() == [0.3]
+
+
+def test_brier_is_scikit_learns():
+    y, p = sample(300, 2)
+    found = brier(p[None], y, np.ones(300, dtype=bool), patients_of(np.arange(300)))
+    assert found.value[0] == pytest.approx(brier_score_loss(y, p))
+    assert found.variance[0] == pytest.approx(((p - y) ** 2).var(ddof=1) / 300)
+
+
+def test_slope_finds_overconfidence_and_has_the_right_error():
+    slopes, claimed = [], []
+    for seed in range(150):
+        y, p = sample(400, seed, stretch=2.0)
+        found = calibration_slope(p[None], y, np.ones(400, dtype=bool), patients_of(np.arange(400)))
+        slopes.append(found.value[0])
+        claimed.append(found.variance[0])
+    assert np.mean(slopes) == pytest.approx(0.5, abs=0.02)
+    assert np.sqrt(np.mean(claimed)) == pytest.approx(np.std(slopes), rel=0.15)
+
+
+def test_separated_scores_have_no_slope():
+    y = np.repeat([0.0, 1.0], 10)
+    found = calibration_slope((0.2 + 0.6 * y)[None], y, np.ones(20, dtype=bool), patients_of(np.arange(20)))
+    assert np.isnan(found.value[0])

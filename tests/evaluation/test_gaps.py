@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from scipy import stats
+from simulated import patients_of, scored
+
+from cxraug.evaluation.gaps import max_t
+from cxraug.evaluation.rates import false_positive_rate
+from cxraug.evaluation.uncertainty import combine
+
+
+def family(rng, n_levels, n_patients=400):
+    """Gaps of FPR, level against the rest, where there is none."""
+    ids = np.repeat(np.arange(n_patients), rng.geometric(0.4, n_patients))
+    level = rng.integers(0, n_levels, n_patients)[ids]
+    called = (rng.standard_normal(n_patients)[ids] + rng.standard_normal(len(ids)) > 0.3)[None]
+    y, patients = np.zeros(len(ids)), patients_of(ids)
+    return [
+        combine(
+            false_positive_rate(called, y, level == k, patients).minus(
+                false_positive_rate(called, y, level != k, patients)
+            ),
+            np.zeros(1),
+        )
+        for k in range(n_levels)
+    ]
+
+
+def joint(gaps, seed=0, level=0.05):
+    influence = np.stack([gap.influence for gap in gaps], axis=1)
+    return max_t(influence, np.array([gap.p_value for gap in gaps]), level, seed)
+
+
+def test_mirror_images_count_once():
+    left, right = family(np.random.default_rng(0), 2)
+    assert left.value == pytest.approx(-right.value)
+    found = joint([left, right])
+    assert found.alpha == 0.05
+    np.testing.assert_allclose(found.p_adjusted, left.p_value)
+
+
+def test_independent_statistics_need_sidaks_level():
+    influence = np.eye(10)
+    p = np.full(10, 0.2)
+    p[3] = 0.001
+    found = max_t(influence, p, 0.05, seed=1, draws=20000)
+    assert found.alpha == pytest.approx(1 - 0.95**0.1, rel=0.12)
+    assert found.p_adjusted[3] == pytest.approx(1 - 0.999**10, rel=0.2)
+
+
+def test_interval_and_p_value_never_disagree():
+    rng = np.random.default_rng(2)
+    for seed in range(20):
+        influence = rng.standard_normal((50, 6)) @ rng.standard_normal((6, 6))
+        p = rng.random(6) ** 3
+        found = max_t(influence, p, 0.05, seed)
+        np.testing.assert_array_equal(found.p_adjusted <= 0.05, p <= found.alpha)
+        assert (found.p_adjusted >= p).all()
+        assert 0.05 / 6 - 1e-12 <= found.alpha <= 0.05
+
+
+def test_p_values_are_uniform_where_there_is_no_gap_and_the_family_errs_in_5_percent():
+    rng = np.random.default_rng(3)
+    marginal, smallest = [], []
+    for replicate in range(300):
+        gaps = family(rng, 5, n_patients=250)
+        marginal.append(gaps[0].p_value)
+        smallest.append(joint(gaps, replicate).p_adjusted.min())
+    assert stats.kstest(marginal, "uniform").pvalue > 0.01
+    assert np.mean(np.array(smallest) <= 0.05) == pytest.approx(0.05, abs=0.04)
+
+
+def test_patients_in_two_levels_enter_the_covariance():
+    ids, _, scores = scored(200, 5)
+    patients, y = patients_of(ids), np.zeros(len(ids))
+    position = np.arange(len(ids)) - np.searchsorted(ids, ids)
+    first = position % 2 == 0  # the level changes from image to image of a patient
+    a, b = (false_positive_rate(scores >= 0.5, y, cell, patients) for cell in (first, ~first))
+    gap = a.minus(b)
+    apart = a.variance + b.variance
+    covariance = (a.influence * b.influence).sum(axis=1)
+    assert covariance[0] > 0
+    assert gap.variance[0] == pytest.approx((apart - 2 * covariance)[0])

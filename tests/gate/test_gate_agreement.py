@@ -1,0 +1,121 @@
+"""The agreement check on classifiers whose answers are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cohort import toy_images
+from toycore import FINDINGS
+
+from cxraug.gate import agreement as module
+from cxraug.gate.agreement import Agreement
+from cxraug.gate.check import Images
+from cxraug.gate.crossfit import FoldModels
+from cxraug.gate.settings import GateSettings
+
+
+def corner(pixels: np.ndarray) -> np.ndarray:
+    """Scores (n, 2) that read the brightness where the toy findings are drawn."""
+    x = pixels.astype(float)
+    return np.stack([x[:, -16:, :32].mean((1, 2)), x[:, 16:28, 32:44].mean((1, 2))], axis=1)
+
+
+def fit(real: Images, monkeypatch: pytest.MonkeyPatch, scorer=corner, rate: float = 0.04, **settings) -> Agreement:
+    half = np.arange(len(real)) % 2 == 0
+    monkeypatch.setattr(module, "fit_folds", lambda *_: FoldModels([scorer, scorer], [half, ~half]))
+    check = Agreement(tuple(FINDINGS), GateSettings(**settings), rate, 0, Path("unused"))
+    check.real_p = check.fit(real).p  # type: ignore[attr-defined]
+    return check
+
+
+def reject(check: Agreement, batch: Images) -> dict[str, np.ndarray]:
+    p = check.score(batch).p
+    return {test.name: p[:, j] <= test.rate for j, test in enumerate(check.tests)}
+
+
+def test_what_is_claimed_must_be_seen_and_what_is_not_must_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = fit(toy_images(400), monkeypatch)
+    honest, blank = toy_images(200, seed=5), toy_images(200, seed=6, blind=True)
+    assert [test.name for test in check.tests] == [f"{f} {s}" for f in FINDINGS for s in ("present", "absent")]
+    told, seen = reject(check, honest), reject(check, blank)
+    for f, finding in enumerate(FINDINGS):
+        assert told[f"{finding} present"].mean() < 0.04
+        assert told[f"{finding} absent"].mean() < 0.06
+        claimed = blank.y[:, f] == 1
+        assert seen[f"{finding} present"][claimed].mean() > 0.95
+        assert not seen[f"{finding} present"][~claimed].any()
+    lying = Images(honest.pixels, 1 - honest.y, honest.patients)
+    hidden = reject(check, lying)["Effusion absent"]
+    assert hidden[honest.y[:, 0] == 1].mean() > 0.95
+
+
+def test_unknown_labels_are_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = fit(toy_images(200), monkeypatch)
+    batch = toy_images(4, seed=3)
+    unknown = Images(batch.pixels, np.full_like(batch.y, np.nan), batch.patients)
+    assert np.isnan(check.score(unknown).p).all()
+
+
+def test_a_blind_classifier_abstains_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0)
+    check = fit(toy_images(300), monkeypatch, scorer=lambda pixels: noise.normal(size=(len(pixels), 2)))
+    assert check.tests == ()
+    assert check.score(toy_images(5)).p.shape == (5, 0)
+    for part in check.describe({})["findings"].values():
+        assert "AUROC lower bound" in part["note"]
+        assert part["auroc"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_one_sighted_finding_is_judged_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half_blind(pixels: np.ndarray) -> np.ndarray:
+        return np.stack([corner(pixels)[:, 0], np.zeros(len(pixels))], axis=1)
+
+    check = fit(toy_images(300), monkeypatch, scorer=half_blind)
+    assert {test.name for test in check.tests} == {"Effusion present", "Effusion absent"}
+    assert check.notes["Mass"].startswith("abstains: AUROC lower bound 0.5")
+
+
+def test_few_positives_use_the_pooled_cut_off_and_never_reject_what_beats_one_of_their_own(monkeypatch) -> None:
+    real = toy_images(400)
+    y = real.y.copy()
+    y[np.flatnonzero(y[:, 1] == 1)[10:], 1] = np.nan  # ten known masses are left
+    check = fit(Images(real.pixels, y, real.patients), monkeypatch)
+    described = check.describe({test.name: test.rate for test in check.tests})["findings"]
+    assert described["Mass"]["pooled"]
+    assert "10 real positives" in described["Mass"]["note"]
+    assert not described["Effusion"]["pooled"]
+    assert described["Mass"]["present_cutoff"] <= check.positives[1].min()
+    blank = toy_images(100, seed=6, blind=True)
+    claims = blank.y[:, 1] == 1
+    assert reject(check, blank)["Mass present"][claims].mean() > 0.9
+    own = np.flatnonzero(y[:, 1] == 1)
+    assert (check.real_p[own, 2] == 1).all()  # type: ignore[attr-defined]
+
+
+def test_too_few_positives_in_all_abstain(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = toy_images(300)
+    y = real.y.copy()
+    for f in range(2):
+        y[np.flatnonzero(y[:, f] == 1)[6:], f] = np.nan
+    check = fit(Images(real.pixels, y, real.patients), monkeypatch)
+    assert {test.name for test in check.tests} == {"Effusion absent", "Mass absent"}
+    assert "the test for positives abstains" in check.notes["Mass"]
+
+
+def test_cut_offs_are_conformal_quantiles_of_the_out_of_fold_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = toy_images(400)
+    check = fit(real, monkeypatch)
+    part = check.describe({"Effusion present": 0.05, "Effusion absent": 0.05})["findings"]["Effusion"]
+    positives = np.sort(check.positives[0])
+    assert part["n_positives"] == len(positives) == (real.y[:, 0] == 1).sum()
+    assert part["present_cutoff"] == positives[int(np.floor(0.05 * (len(positives) + 1))) - 1]
+    assert part["auroc"] > 0.95
+    assert part["auroc_low"] < part["auroc"] < part["auroc_high"]
+
+
+def test_union_bound_of_the_rates_keeps_the_share_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = fit(toy_images(400), monkeypatch, rate=0.05)
+    rejected = check.real_p <= np.array([test.rate for test in check.tests])  # type: ignore[attr-defined]
+    assert rejected.any(axis=1).mean() <= 0.05
