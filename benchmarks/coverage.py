@@ -18,7 +18,7 @@ from scipy import stats
 
 from cxraug.evaluation.auprc import auprc, bootstrap_auprc, patient_weights
 from cxraug.evaluation.auroc import auroc
-from cxraug.evaluation.gaps import max_t
+from cxraug.evaluation.gaps import Gaps, max_t
 from cxraug.evaluation.measured import Array, Measured, Patients
 from cxraug.evaluation.rates import false_positive_rate, true_positive_rate
 from cxraug.evaluation.uncertainty import combine, interval
@@ -143,6 +143,10 @@ def single_cells(replicates: int, n_patients: int, prevalence: float, seed: int 
     hits = dict.fromkeys([*truth, "auroc gap", "tpr gap"], 0)
     for replicate in range(replicates):
         data = cohort(n_patients, prevalence, rng)
+        left = (rng.random(n_patients) < 0.5)[data.patient_of]
+        while min((data.y[left] == 1).sum(), (data.y[~left] == 1).sum()) < 2:  # a gap needs both
+            data = cohort(n_patients, prevalence, rng)
+            left = (rng.random(n_patients) < 0.5)[data.patient_of]
         scores = (mean * data.y + data.noise(rng))[None]
         cell, order = np.ones(len(data.y), dtype=bool), np.argsort(scores, axis=1)
         found = {
@@ -161,14 +165,25 @@ def single_cells(replicates: int, n_patients: int, prevalence: float, seed: int 
         for name, m in found.items():
             low, high = interval(m.value, m.variance, m.df, "wilson" if name in ("tpr", "fpr") else "logit", 0.05)
             hits[name] += bool(low[0] <= truth[name] <= high[0])
-        left = (rng.random(n_patients) < 0.5)[data.patient_of]
-        a, b = (auroc(scores, order, data.y, part, data.patients) for part in (left, ~left))
-        gap = combine(a.minus(b), np.zeros(1))
-        hits["auroc gap"] += abs(gap.value) <= gap.margin(0.05)
-        a, b = (true_positive_rate(scores >= THRESHOLD, data.y, part, data.patients) for part in (left, ~left))
-        gap = combine(a.minus(b), np.zeros(1))
-        hits["tpr gap"] += abs(gap.value) <= gap.margin(0.05)
+        sides = [auroc(scores, order, data.y, part, data.patients) for part in (left, ~left)]
+        hits["auroc gap"] += gap_covers(sides, "logit")
+        sides = [true_positive_rate(scores >= THRESHOLD, data.y, part, data.patients) for part in (left, ~left)]
+        hits["tpr gap"] += gap_covers(sides, "wilson")
     return {name: count / replicates for name, count in hits.items()}
+
+
+def gaps_of(pairs: list[list[Measured]], scale: str) -> tuple[Gaps, Array]:
+    """Gaps and their influence values (P, G) from (level, rest) pairs of one run."""
+    one = np.zeros(1)
+    differences = [combine(a.minus(b), one) for a, b in pairs]
+    left, right = ([combine(pair[side], one) for pair in pairs] for side in (0, 1))
+    return Gaps.of(differences, left, right, scale), np.stack([gap.influence for gap in differences], axis=1)
+
+
+def gap_covers(sides: list[Measured], scale: str) -> bool:
+    """Whether the 95 % interval of one gap holds 0."""
+    low, high = gaps_of([sides], scale)[0].interval(0.05)
+    return bool(low[0] <= 0 <= high[0])
 
 
 def family_wise_error(
@@ -186,21 +201,21 @@ def family_wise_error(
         if shared:
             moved = rng.random(len(level)) < 0.2
             level = np.where(moved, rng.integers(0, levels, len(level)), level)
-        gaps = []
+        pairs = []
         for _ in range(findings):
             y = (data.noise(rng) > stats.norm.isf(0.3)).astype(float)
             scores = (1.5 * y + data.noise(rng))[None]
             order = np.argsort(scores, axis=1)
             for name in range(levels):
-                a, b = (
+                pair = [
                     auroc(scores, order, y, part, data.patients)
                     if metric == "auroc"
                     else false_positive_rate(scores >= THRESHOLD, y, part, data.patients)
                     for part in (level == name, level != name)
-                )
-                gaps.append(combine(a.minus(b), np.zeros(1)))
-        influence = np.stack([gap.influence for gap in gaps], axis=1)
-        joint = max_t(influence, np.array([gap.p_value for gap in gaps]), 0.05, replicate, draws=2000)
+                ]
+                pairs.append(pair)
+        found, influence = gaps_of(pairs, "logit" if metric == "auroc" else "wilson")
+        joint = max_t(influence, found.p_values(), 0.05, replicate, draws=2000)
         rejected += bool((joint.p_adjusted <= 0.05).any())
     return rejected / replicates
 

@@ -114,8 +114,9 @@ def added_images(run: Run, job: ArmJob, n_real: int) -> tuple[Any, list[str] | N
     plan = pd.read_parquet(run.draw_folder(job.draw) / "plan" / "plan.parquet").set_index("prompt_id", drop=False)
 
     def accepted(name: str) -> tuple[pd.DataFrame, np.ndarray]:
-        made, pixels = load_set(sets / name, run.recipe.data.encoding, annotated=run.manifest.annotated)
-        return made.frame, pixels
+        frame, pixels = load_set(sets / name, run.recipe.data.encoding)
+        keep = (frame["gate"] == "accept").to_numpy()
+        return frame[keep], pixels[keep]
 
     frame, pixels = accepted("core")
     wanted = len(frame) if job.ratio is None else min(len(frame), round(job.ratio * n_real))

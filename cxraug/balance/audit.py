@@ -252,7 +252,7 @@ def _confounded(part: Manifest, counts: Mapping[str, _Counts]) -> list[dict[str,
     columns["source"] = columns["source"].where(columns["source"] != "", MISSING)
     columns["view"] = columns["view"].where(columns["view"] != "unknown", MISSING)
     variables = {c: _Counts.of(part, level, AGE_BINS) for c, level in columns.items()}
-    variables |= {g: c for g, c in counts.items() if g not in variables}
+    variables |= {g: c for g, c in counts.items() if g not in variables and "*" not in g}
     out: list[dict[str, Any]] = []
     for variable, c in variables.items():
         for f, finding in enumerate(part.findings):

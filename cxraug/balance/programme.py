@@ -17,6 +17,7 @@ EXACT_BELOW = 400  # up to so many kinds the optimum is proven; above, within GA
 GAP = 1e-3
 STYLE_GAP = 0.02  # of the last stage, which only chooses among equally good plans
 NODES = 20_000
+SLACK = 1e-6
 STEPS = (1.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # widths, in multiples of a kind's familiarity, of the rising cost
 
 
@@ -48,13 +49,15 @@ def cover(
     target, kinds = np.asarray(target, dtype=float), serves.shape[1]
     if kinds == 0 or not (demand > 0).any():
         return np.zeros(kinds, dtype=np.int64)
+    known = np.asarray(familiarity, dtype=float)
     if budget is None:
-        worst, total = 0.0, 0.0
-    else:
-        worst = _relative(demand - serves @ _least_worst(serves, demand, target, budget), target).max()
-        best = _least_sum(serves, demand, target, budget, worst) if worst > 0 else None
-        total = _relative(demand - serves @ best, target).sum() if best is not None else 0.0
-    return _most_familiar(serves, demand, target, budget, worst, total, np.asarray(familiarity, dtype=float))
+        return _most_familiar(serves, demand, target, None, np.zeros(len(demand)), 0.0, known)
+    first = _least_worst(serves, demand, target, budget)
+    worst = _relative(demand - serves @ first, target).max()
+    most_missing = np.minimum(np.floor(worst * target + SLACK), demand)
+    best = _least_sum(serves, demand, target, budget, most_missing) if worst > 0 else first
+    total = _relative(demand - serves @ best, target).sum()
+    return _most_familiar(serves, demand, target, budget, most_missing, total, known)
 
 
 def apportion(weights: Sequence[float] | np.ndarray, total: int) -> np.ndarray:
@@ -80,14 +83,15 @@ def _least_worst(serves: np.ndarray, demand: np.ndarray, target: np.ndarray, bud
     return _solve(cost, rows, low, high, kinds, np.append(np.full(kinds, np.inf), 1.0), _gap(kinds))
 
 
-def _least_sum(serves: np.ndarray, demand: np.ndarray, target: np.ndarray, budget: int, worst: float) -> np.ndarray:
-    """Minimise sum(s) with serves @ x + target * s >= demand and s <= worst."""
+def _least_sum(
+    serves: np.ndarray, demand: np.ndarray, target: np.ndarray, budget: int, most_missing: np.ndarray
+) -> np.ndarray:
+    """Minimise sum(m / target) with serves @ x + m >= demand and m <= most_missing."""
     count, kinds = serves.shape
-    rows = np.block([[serves, np.diag(target)], [np.ones((1, kinds)), np.zeros((1, count))]])
+    rows = np.block([[serves, np.eye(count)], [np.ones((1, kinds)), np.zeros((1, count))]])
     low, high = np.append(demand, -np.inf), np.append(np.full(count, np.inf), budget)
-    cost = np.append(np.zeros(kinds), np.ones(count))
-    upper = np.append(np.full(kinds, np.inf), np.full(count, worst + 1e-9))
-    return _solve(cost, rows, low, high, kinds, upper, _gap(kinds))
+    cost = np.append(np.zeros(kinds), 1 / target)
+    return _solve(cost, rows, low, high, kinds, np.append(np.full(kinds, np.inf), most_missing), _gap(kinds))
 
 
 def _most_familiar(
@@ -95,7 +99,7 @@ def _most_familiar(
     demand: np.ndarray,
     target: np.ndarray,
     budget: int | None,
-    worst: float,
+    most_missing: np.ndarray,
     total: float,
     familiarity: np.ndarray,
 ) -> np.ndarray:
@@ -105,19 +109,18 @@ def _most_familiar(
     count, kinds = serves.shape
     steps = len(STEPS) + 1
     widths = np.outer(familiarity, np.array([*STEPS, np.inf]))
-    one = sparse.identity(kinds)
+    one, zeros = sparse.identity(kinds), np.zeros(kinds * steps)
     link = sparse.hstack([one, sparse.csr_matrix((kinds, count)), -sparse.kron(one, np.ones(steps))])
-    meet = sparse.hstack([serves, sparse.diags(target), sparse.csr_matrix((count, kinds * steps))])
-    zeros = np.zeros(kinds * steps)
-    on_shortfall = np.concatenate([np.zeros(kinds), np.ones(count), zeros])
+    meet = sparse.hstack([serves, sparse.identity(count), sparse.csr_matrix((count, kinds * steps))])
+    on_shortfall = np.concatenate([np.zeros(kinds), 1 / target, zeros])
     on_studies = np.concatenate([np.ones(kinds), np.zeros(count), zeros])
     caps = np.stack([on_shortfall, on_studies])
     rows = sparse.vstack([link, meet, caps]).tocsr()
     low = np.concatenate([np.zeros(kinds), demand, [-np.inf, -np.inf]])
     most = np.inf if budget is None else float(budget)
-    high = np.concatenate([np.zeros(kinds), np.full(count, np.inf), [total + 1e-7, most]])
+    high = np.concatenate([np.zeros(kinds), np.full(count, np.inf), [total + SLACK, most]])
     cost = np.concatenate([np.zeros(kinds + count), np.tile(1.0 + np.arange(steps), kinds)])
-    upper = np.concatenate([np.full(kinds, np.inf), np.full(count, worst + 1e-9), widths.ravel()])
+    upper = np.concatenate([np.full(kinds, np.inf), most_missing, widths.ravel()])
     return _solve(cost, rows, low, high, kinds, upper, STYLE_GAP)
 
 

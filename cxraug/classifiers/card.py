@@ -32,6 +32,7 @@ class ClassifierCard(BaseModel):
     digest: str
     settings: dict[str, Any]
     seed: int
+    val_auroc: float | None  # of the weights that were kept, by the metric of selection; None where there is none
     selection: dict[str, Any]  # which step was kept, by which metric, or why the last one
     data: dict[str, Any]  # counts of the arm
     notes: list[str] = []

@@ -331,6 +331,7 @@ def _write(
         digest=identity,
         settings=training.settings.model_dump(mode="json"),
         seed=training.seed,
+        val_auroc=training.best.value,
         selection=training.selection(),
         data=data.facts
         | {

@@ -65,3 +65,7 @@ def run(arguments: list[str]) -> int:
     except MemoryError:
         print("error: out of memory; what was finished stays, run again to go on", file=sys.stderr)
         return 1
+
+
+if __name__ == "__main__":
+    main()

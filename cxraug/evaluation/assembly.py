@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 from cxraug.evaluation.auprc import patient_weights
 from cxraug.evaluation.cells import Subject, Support, bootstrap_variance, measure, support
 from cxraug.evaluation.comparison import holm, shared_runs
-from cxraug.evaluation.gaps import max_t
+from cxraug.evaluation.gaps import Gaps, max_t
 from cxraug.evaluation.groups import group_levels, level_order
 from cxraug.evaluation.measured import Array, Measured, mean_of
 from cxraug.evaluation.metrics import ANY_FINDING, MACRO, METRICS, NO_FINDING
@@ -45,12 +45,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Gap:
-    """One member of a family of gaps: an estimate (None: suppressed) at a place."""
+    """One member of a family of gaps: the gap, its level and its reference (None: suppressed) at a place."""
 
     place: Place
     reference: str
     flag: str
-    estimate: Estimate | None
+    estimates: tuple[Estimate, Estimate, Estimate] | None
 
 
 def levels_of(predictions: Predictions, group: str, age_bins: tuple[float, ...]) -> tuple[Array, list[str]]:
@@ -98,6 +98,8 @@ class Assembly:
                 for level in levels:
                     place = Place(subject.name, group, level, metric, self._support(subject, metric, masks[level]))
                     found = self._measure(subject, metric, masks[level], known) if place.support.shown else None
+                    if found is not None and np.isnan(found.value).any():  # undefined: the slope of separated scores
+                        place, found = replace(place, support=replace(place.support, flag="suppressed")), None
                     self._add_cell(place, found, subject, masks[level])
                     self._compare(place, found)
                     if found is not None and subject.name in complete:
@@ -105,7 +107,7 @@ class Assembly:
                     if group != "all" and METRICS[metric].gap:
                         self._add_gaps(families, place, found, subject, masks, known)
             for level, parts in macro.items():
-                if len(parts) > 1:
+                if len(parts) > 1 and len(parts) == len(complete):
                     self._add_macro(group, level, metric, parts, masks[level])
         for (metric, arm, runs, label), family in families.items():
             self._finish_family(metric, group, arm, runs, label, family)
@@ -213,42 +215,44 @@ class Assembly:
         theirs = self._support(subject, place.metric, other)
         flags = {place.support.flag, theirs.flag}
         flag = "suppressed" if "suppressed" in flags else "few" if "few" in flags else ""
-        gap = None
+        against = None
         if found is not None and theirs.shown:
-            gap = found.minus(self._measure(subject, place.metric, other, known))
+            against = self._measure(subject, place.metric, other, known)
+            if np.isnan(against.value).any():
+                against, flag = None, "suppressed"
         for arm, runs in self.arms.items():
             sets = [(("all", "all"), runs)]
             if len(runs) > 1:
                 sets += [((self.seeds[run], self.draws[run]), np.array([run])) for run in runs]
             for label, chosen in sets:
-                estimate = combine(gap.take(chosen), self.draws[chosen]) if gap is not None else None
+                estimates = None
+                if found is not None and against is not None:
+                    left, right, draws = found.take(chosen), against.take(chosen), self.draws[chosen]
+                    sides = (combine(side, draws, spread=False) for side in (left, right))
+                    estimates = (combine(left.minus(right), draws), *sides)
                 key = (place.metric, arm, tuple(chosen), label)
-                families[key].append(Gap(place, reference, flag, estimate))
+                families[key].append(Gap(place, reference, flag, estimates))  # type: ignore[arg-type]
 
     def _finish_family(
         self, metric: str, group: str, arm: str, runs: tuple, label: tuple[str, str], family: list[Gap]
     ) -> None:
         """Max-T over the family's gaps that are shown; suppressed ones stay as rows."""
-        shown = [gap for gap in family if gap.estimate is not None]
-        estimates = [gap.estimate for gap in shown if gap.estimate is not None]
-        adjusted: dict[int, float] = {}
-        level = self.settings.alpha
-        if estimates:
-            influence = np.stack([estimate.influence for estimate in estimates], axis=1)
-            p_values = np.array([estimate.p_value for estimate in estimates])
+        shown = [gap.estimates for gap in family if gap.estimates is not None]
+        numbers: list[tuple[float, ...]] = []
+        if shown:
+            difference, left, right = (list(part) for part in zip(*shown, strict=True))
+            gaps = Gaps.of(difference, left, right, METRICS[metric].scale)
+            p_values = gaps.p_values()
+            influence = np.stack([estimate.influence for estimate in difference], axis=1)
             joint = max_t(influence, p_values, self.settings.alpha, self.settings.seed)
-            adjusted = {id(gap): float(p) for gap, p in zip(shown, joint.p_adjusted, strict=True)}
-            level = joint.alpha
+            mdg = [estimate.detectable(joint.alpha) for estimate in difference]
+            columns = (gaps.value, *gaps.interval(joint.alpha), p_values, joint.p_adjusted, np.array(mdg))
+            numbers = list(zip(*(column.tolist() for column in columns), strict=True))
+        rows = iter(numbers)
         for gap in family:
             where = (arm, *label, gap.place.finding, group, gap.place.level, gap.reference, metric, "")
-            numbers: tuple[float, ...] = (NAN,) * 5
-            mdg = NAN
-            if gap.estimate is not None:
-                found, margin = gap.estimate, gap.estimate.margin(level)
-                bounds = (max(found.value - margin, -1.0), min(found.value + margin, 1.0))
-                numbers = (found.value, *bounds, found.p_value, adjusted[id(gap)])
-                mdg = found.detectable(level)
-            self.gaps.append((*where, *numbers, f"{metric} x {group}", mdg, gap.flag))
+            *found, mdg_of = next(rows) if gap.estimates is not None else (NAN,) * 6
+            self.gaps.append((*where, *found, f"{metric} x {group}", mdg_of, gap.flag))
 
     # -- comparisons ---------------------------------------------------------------------------------------------------
 

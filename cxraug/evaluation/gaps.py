@@ -8,8 +8,66 @@ import numpy as np
 from scipy import special
 
 from cxraug.evaluation.measured import Array
+from cxraug.evaluation.uncertainty import Estimate, bounds
 
 DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """G gaps ``left - right`` of one metric, arrays (G,).
+
+    ``difference`` has the total variance (draws, seeds and patients in both levels included); ``left`` and ``right``
+    are the two sides with their own variances, which say how skewed the gap's distribution is.
+    """
+
+    value: Array
+    variance: Array
+    df: Array
+    left: tuple[Array, Array, Array]  # value, variance, patients
+    right: tuple[Array, Array, Array]
+    scale: str
+
+    @classmethod
+    def of(cls, differences: list[Estimate], left: list[Estimate], right: list[Estimate], scale: str) -> Gaps:
+        """From estimates of the gaps and of their sides."""
+
+        def side(estimates: list[Estimate]) -> tuple[Array, Array, Array]:
+            values = [(estimate.value, estimate.variance, estimate.df + 1) for estimate in estimates]
+            value, variance, patients = np.array(values, dtype=float).reshape(-1, 3).T
+            return value, variance, patients
+
+        value, variance, patients = side(differences)
+        return cls(value, variance, patients - 1, side(left), side(right), scale)
+
+    def limits(self, quantile: Array) -> tuple[Array, Array]:
+        """Limits of the gaps at ``quantile`` standard errors.
+
+        Method of variance estimates recovery (Newcombe 1998, Stat Med 17, 873-890, method 10; Zou & Donner 2008): the
+        distances of the sides' own limits (Wilson or logit), squared and added. The sides' variances are scaled to add
+        up to the gap's.
+        """
+        scale = self.variance / np.maximum(self.left[1] + self.right[1], 1e-300)
+        distances = []
+        for value, variance, patients in (self.left, self.right):
+            low, high = bounds(value, variance * scale, patients / np.maximum(scale, 1e-300), self.scale, quantile)
+            distances.append((value - low, high - value))
+        (left_down, left_up), (right_down, right_up) = distances
+        return self.value - np.hypot(left_down, right_up), self.value + np.hypot(left_up, right_down)
+
+    def p_values(self) -> Array:
+        """Two-sided p values that agree with :meth:`limits`: the quantile at which the interval reaches 0, by t."""
+        low, high = np.zeros_like(self.value), np.full_like(self.value, 80.0)
+        for _ in range(60):
+            middle = (low + high) / 2
+            lower, upper = self.limits(middle)
+            excluded = np.where(self.value > 0, lower > 0, upper < 0)
+            low, high = np.where(excluded, middle, low), np.where(excluded, high, middle)
+        return np.where(self.value == 0, 1.0, 2 * special.stdtr(self.df, -low))
+
+    def interval(self, alpha: float) -> tuple[Array, Array]:
+        """Two-sided ``1 - alpha`` intervals, each with its own t quantile."""
+        return self.limits(special.stdtrit(self.df, 1 - alpha / 2))
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Measured:
     value : (R,).
     influence : (R, P), sum of squares over patients = clustered sampling variance; 0 for patients outside the cell.
     floor : (R,) variance added where the influence values say exactly 0 (see :func:`boundary_variance`).
-    df : (R,) degrees of freedom of the clustered variance: independent patients minus 1.
+    df : (R,) degrees of freedom of the clustered variance (see :func:`variance_df`).
     """
 
     value: Array
@@ -88,12 +88,28 @@ def boundary_variance(value: Array, patients: Array) -> Array:
     return shrunk * (1 - shrunk) / np.maximum(patients, 1)
 
 
+def variance_df(influence: Array, patients: Array) -> Array:
+    """Degrees of freedom (R,) of the clustered variance ``sum psi^2``: at most ``patients - 1``.
+
+    Satterthwaite's ``2 V^2 / Var(V)`` with ``Var(V) = sum psi^4 - V^2 / patients`` from the data, so that a few
+    patients with many images, or a skewed metric, count as the few independent patients that they are.
+    """
+    square = np.square(influence)
+    variance = square.sum(axis=1)
+    scatter = np.square(square).sum(axis=1) - variance**2 / np.maximum(patients, 1)
+    most = np.maximum(patients - 1, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = np.where(scatter > 1e-12 * variance**2, 2 * variance**2 / scatter, most)
+    return np.clip(df, 1, most)
+
+
 def measured(value: Array, influence: Array, patients: Array) -> Measured:
-    """Assemble a :class:`Measured` whose df is ``patients - 1`` and apply the rule for zero variance."""
+    """Assemble a :class:`Measured` that rests on ``patients`` (R,) or scalar; apply the rule for zero variance."""
     patients = np.broadcast_to(np.asarray(patients, dtype=float), value.shape)
     flat = np.einsum("rp,rp->r", influence, influence) <= 1e-20
     floor = np.where(flat, boundary_variance(np.clip(value, 0, 1), patients), 0.0)
-    return Measured(value, influence, floor, np.maximum(patients - 1, 1))
+    df = np.where(flat, np.maximum(patients - 1, 1), variance_df(influence, patients))
+    return Measured(value, influence, floor, df)
 
 
 def mean_of(parts: list[Measured]) -> Measured:

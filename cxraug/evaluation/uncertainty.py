@@ -88,27 +88,33 @@ def combine(measured: Measured, draws: Array, *, spread: bool = True) -> Estimat
 
 
 def interval(value: Array, variance: Array, df: Array, scale: str, alpha: float) -> tuple[Array, Array]:
-    """Two-sided ``1 - alpha`` intervals (arrays of one shape), t quantiles.
+    """Two-sided ``1 - alpha`` intervals (arrays of one shape) with t quantiles; see :func:`bounds`."""
+    value, variance, df = np.broadcast_arrays(*np.atleast_1d(value, variance, df))
+    return bounds(value, variance, df + 1, scale, special.stdtrit(df, 1 - alpha / 2))
+
+
+def bounds(value: Array, variance: Array, patients: Array, scale: str, quantile: Array) -> tuple[Array, Array]:
+    """Lower and upper limit at ``quantile`` standard errors (arrays of one shape).
 
     ``wilson``: Wilson's with effective n ``v (1 - v) / variance`` (n over the design effect); ``logit``: symmetric on
-    the logit scale, back-transformed; ``linear``. The stated rule at a value of 0 or 1: Wilson with n = ``df + 1``
-    independent patients.
+    the logit scale, back-transformed; ``linear``. The stated rule at a value of 0 or 1: Wilson with n = independent
+    ``patients``.
     """
-    value, variance, df = np.broadcast_arrays(*np.atleast_1d(value, variance, df))
-    t = special.stdtrit(df, 1 - alpha / 2)
-    half = t * np.sqrt(variance)
     if scale == "linear":
+        half = quantile * np.sqrt(variance)
         return value - half, value + half
     inside = (value > 0) & (value < 1) & (variance > 0)
     room = np.where(inside, value * (1 - value), 0.25)
-    n = np.where(inside, room / np.where(inside, variance, 1), df + 1)
-    if scale == "logit":
-        centre = np.log(np.where(inside, value, 0.5) / np.where(inside, 1 - value, 0.5))
-        half = half / room
-        logit = 1 / (1 + np.exp(-(centre - half))), 1 / (1 + np.exp(-(centre + half)))
-        low, high = wilson(value, n, t)
-        return np.where(inside, logit[0], low), np.where(inside, logit[1], high)
-    return wilson(value, n, t)
+    n = np.where(inside, room / np.where(inside, variance, 1), patients)
+    low, high = wilson(value, n, quantile)
+    if scale == "wilson":
+        return low, high
+    centre = special.logit(np.where(inside, value, 0.5))
+    half = quantile * np.sqrt(variance) / room
+    return (
+        np.where(inside, special.expit(centre - half), low),
+        np.where(inside, special.expit(centre + half), high),
+    )
 
 
 def wilson(value: Array, n: Array, z: Array | float) -> tuple[Array, Array]:

@@ -89,7 +89,7 @@ def conformal_low(null: np.ndarray, x: np.ndarray, *, member: bool = False) -> n
     """
     ordered = np.sort(null[np.isfinite(null)])
     extra = 0 if member else 1
-    p = (extra + np.searchsorted(ordered, x, side="right")) / (len(ordered) + extra)
+    p = (extra + np.searchsorted(ordered, x, side="right")) / max(len(ordered) + extra, 1)
     return np.where(np.isnan(x), np.nan, p)
 
 

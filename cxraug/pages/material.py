@@ -21,6 +21,7 @@ from cxraug.pages.sheet import choose, refuse_real, sheet
 
 CONTROL_SETS = ("outside",)  # not generated: studies of a core's own training cohort, a control
 COPY_WORDS = ("duplicate", "copy", "copies", "near", "memor")
+REMOVED_COLUMNS = ("split", "what", "name", "before", "kept", "removed")  # JSON keeps no order
 SHEET_BYTES = 2_200_000
 NAMED_SHOWN = 10
 
@@ -67,7 +68,8 @@ def limit_section(run: RunFolder) -> Markup:
         name, frame = removed[0]
         if "removed" in frame:
             frame = frame[frame["removed"] > 0]
-        parts.append(fold(f"What went with the dropped patients in {name}", table(frame)))
+        columns = [c for c in REMOVED_COLUMNS if c in frame] or list(frame.columns)
+        parts.append(fold(f"What went with the dropped patients in {name}", table(frame[columns])))
     return section(
         "limit", "Made scarce on purpose", *parts, lead="Whole patients were dropped at random, anew in every draw."
     )

@@ -357,18 +357,17 @@ def _rate_part(run: RunFolder) -> Markup:
 
 
 def _rate_table(run: RunFolder, rows: pd.DataFrame, caption: str) -> Markup:
-    keys = ["finding", "level", "arm"]
-    lines = []
-    for values, part in rows.groupby(keys, sort=False):
-        line = dict(zip(keys, values, strict=True)) | {"images": part["n"].max(), "positive": part["n_pos"].max()}
-        by_metric = {r["metric"]: r for r in part.to_dict("records")}
+    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows.to_dict("records"):
+        key = (row["finding"], row["level"], row["arm"])
+        line = lines.setdefault(key, dict(zip(("finding", "level", "arm"), key, strict=True)))
+        line |= {"images": row["n"], "positive": row["n_pos"]}
         for metric in RATES:
-            row = by_metric.get(metric)
-            line[label(metric)] = _value_cell(run, row, "value") if row else Cell("–")
-        lines.append(line)
+            line.setdefault(label(metric), Cell("–"))
+        line[label(row["metric"])] = _value_cell(run, row, "value")
     if not lines:
         return Markup("")
-    return table(pd.DataFrame(lines), caption=caption, formats={"images": ",d", "positive": ",d"})
+    return table(pd.DataFrame(list(lines.values())), caption=caption, formats={"images": ",d", "positive": ",d"})
 
 
 def _value_cell(run: RunFolder, row: Mapping[Any, Any], value: str) -> Cell:

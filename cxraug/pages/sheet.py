@@ -146,7 +146,7 @@ def _present(labels: object) -> list[str]:
 
 def _levels(rows: pd.DataFrame, groups: Sequence[str]) -> pd.Series:
     known = [g for g in groups if g in rows and g != "age"]
-    if not known:
+    if not known or rows.empty:
         return pd.Series("all", index=rows.index)
     return rows[known].map(lambda v: _text(v) or "missing").agg(" · ".join, axis=1).astype("str")
 

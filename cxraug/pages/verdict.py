@@ -75,6 +75,8 @@ def sentence(verdict: Mapping[str, Any]) -> str:
     """The verdict's own sentence; where it may not be shown, why."""
     if outcome(verdict) == "":
         return "The primary endpoint has no difference with an interval, so nothing can be said."
+    if outcome(verdict) != verdict.get("outcome"):
+        return f"{endpoint(verdict)} {difference_text(verdict)}: not enough to say more"
     return _text(verdict.get("sentence")) or f"{endpoint(verdict)} {difference_text(verdict)}"
 
 
@@ -162,8 +164,9 @@ def next_steps(verdict: Mapping[str, Any]) -> list[str]:
     elif kind == "inconclusive":
         if mde is not None and room is not None and 0 < room < mde:
             times = (mde / room) ** 2
+            much = "twice" if times < 2.5 else f"{times:,.0f} times"
             steps.append(
-                f"About {number(max(2.0, times), ',.0f')} times as much evidence (test patients, draws and seeds) "
+                f"About {much} as much evidence (test patients, draws and seeds) "
                 "would bring the smallest detectable difference down to the room."
             )
         else:

@@ -28,7 +28,7 @@ def test_order_is_by_age_then_name_and_missing_is_last():
 def test_bad_input_is_named():
     with pytest.raises(InputError, match=r"race.*one of sex, age, code"):
         group_levels(FRAME, "sex*race")
-    with pytest.raises(InputError, match="row 3.*'old'"):
+    with pytest.raises(InputError, match=r"row 3.*'old'"):
         group_levels(pd.DataFrame({"age": ["3", "old"]}), "age")
     with pytest.raises(InputError, match="must rise"):
         age_band_names((0, 20, 20))

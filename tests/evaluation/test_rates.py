@@ -53,7 +53,10 @@ def test_copies_of_images_within_patients_leave_the_interval():
 
     def bounds(k):
         m = rates.true_positive_rate(
-            np.repeat(called, k, axis=1), np.repeat(y, k), np.ones(k * len(y), dtype=bool), patients_of(np.repeat(ids, k))
+            np.repeat(called, k, axis=1),
+            np.repeat(y, k),
+            np.ones(k * len(y), dtype=bool),
+            patients_of(np.repeat(ids, k)),
         )
         return interval(m.value, m.variance, m.df, "wilson", 0.05)
 

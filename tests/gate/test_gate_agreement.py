@@ -74,7 +74,7 @@ def test_one_sighted_finding_is_judged_alone(monkeypatch: pytest.MonkeyPatch) ->
 
     check = fit(toy_images(300), monkeypatch, scorer=half_blind)
     assert {test.name for test in check.tests} == {"Effusion present", "Effusion absent"}
-    assert check.notes["Mass"].startswith("abstains: AUROC lower bound 0.5")
+    assert check.notes["Mass"].startswith("abstains: AUROC lower bound")
 
 
 def test_few_positives_use_the_pooled_cut_off_and_never_reject_what_beats_one_of_their_own(monkeypatch) -> None:
@@ -98,7 +98,7 @@ def test_too_few_positives_in_all_abstain(monkeypatch: pytest.MonkeyPatch) -> No
     real = toy_images(300)
     y = real.y.copy()
     for f in range(2):
-        y[np.flatnonzero(y[:, f] == 1)[6:], f] = np.nan
+        y[np.flatnonzero(y[:, f] == 1)[9:], f] = np.nan
     check = fit(Images(real.pixels, y, real.patients), monkeypatch)
     assert {test.name for test in check.tests} == {"Effusion absent", "Mass absent"}
     assert "the test for positives abstains" in check.notes["Mass"]
@@ -112,7 +112,7 @@ def test_cut_offs_are_conformal_quantiles_of_the_out_of_fold_scores(monkeypatch:
     assert part["n_positives"] == len(positives) == (real.y[:, 0] == 1).sum()
     assert part["present_cutoff"] == positives[int(np.floor(0.05 * (len(positives) + 1))) - 1]
     assert part["auroc"] > 0.95
-    assert part["auroc_low"] < part["auroc"] < part["auroc_high"]
+    assert 0.9 < part["auroc_low"] < part["auroc"] <= part["auroc_high"]
 
 
 def test_union_bound_of_the_rates_keeps_the_share_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:

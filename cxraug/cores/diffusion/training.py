@@ -54,7 +54,7 @@ def train_diffusion(
     conditions : what is known about each image.
     init : folder of an earlier core to start from. Its preconditioner and what it knew of the vocabulary are kept;
         new findings, views of a known projection and sources start without effect. Its network sizes are kept too.
-    seen, training_data, name, licence : go into the card. What ``init`` has seen is added, so ``seen`` has to use its key.
+    seen, training_data, name, licence : go into the card. What ``init`` has seen is added, so ``seen`` uses its key.
 
     Raises
     ------

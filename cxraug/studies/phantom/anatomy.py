@@ -438,7 +438,7 @@ def _airways(patient: Patient, base: float, hila: dict[str, np.ndarray]) -> Tube
     ])  # fmt: skip
 
 
-GENERATIONS = 6
+GENERATIONS, CURVED = 6, 3  # the thin branches are straight
 VESSEL = 1.25 * (SOFT - LUNG)  # blood, and the walls and sheath that go with it
 
 
@@ -458,15 +458,20 @@ def _vessels(
     length = rng.uniform(2.3, 3.4, n) * s
     alive = np.ones(n, bool)
     starts, ends, radii = [], [], []
-    for _ in range(GENERATIONS):  # a branch that leaves the lung ends, but draws as if it went on: trees do not
+    for generation in range(GENERATIONS):  # a branch that leaves the lung ends, but draws as if it went on: trees do not
         bend = direction + rng.normal(0, 0.10, direction.shape)  # change with the depth of a breath
         bend /= np.sqrt((bend**2).sum(1, keepdims=True))
         middle = start + direction * length[:, None] * 0.5
         end = middle + bend * length[:, None] * 0.5
         alive = alive & (lung.level(end) < 0.97) & (dome.level(end) > 1.0) & (radius > 0.05)
-        starts += [start[alive], middle[alive]]
-        ends += [middle[alive], end[alive]]
-        radii += [radius[alive], radius[alive] * 0.93]
+        if generation < CURVED:
+            starts += [start[alive], middle[alive]]
+            ends += [middle[alive], end[alive]]
+            radii += [radius[alive], radius[alive] * 0.93]
+        else:
+            starts.append(start[alive])
+            ends.append(end[alive])
+            radii.append(radius[alive])
         turn = rng.normal(0, 1, bend.shape)
         turn -= (turn * bend).sum(1, keepdims=True) * bend
         turn /= np.sqrt((turn**2).sum(1, keepdims=True))

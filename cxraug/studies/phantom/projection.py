@@ -29,7 +29,7 @@ from cxraug.studies.phantom.findings import (
     place_lesions,
     raised_domes,
 )
-from cxraug.studies.phantom.solids import Y_GRID, Y_MIN, Y_STEP, Chord, Stack, Tubes, View, tubes
+from cxraug.studies.phantom.solids import Y_GRID, Y_MIN, Y_STEP, Chord, Stack, Tubes, View, joined, tubes
 
 LATERAL = "Lateral"
 VISIBLE = 0.02  # smallest change of a line integral that belongs to a lesion's mask
@@ -154,7 +154,8 @@ class _Scene:
         self.dome = {side: thorax.domes[side].chord(view) for side in SIDES}
         heart = [solid.chord(view) for solid in thorax.heart]
         self.heart = heart[0].hull(heart[1])
-        self.great = [solid.chord(view) for solid in thorax.vessels_great]
+        windows = [solid.window(view) for solid in thorax.vessels_great]
+        self.great = [(s.chord(view, w), w) for s, w in zip(thorax.vessels_great, windows, strict=True)]
 
     def integrate(self) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Line integrals of the attenuation, masks of lung and heart, and a mask per finding."""
@@ -177,8 +178,7 @@ class _Scene:
             if side in self.lesions.collapse:
                 found["Pneumothorax"] = found.get("Pneumothorax", False) | (air > 0.15)
         room = np.clip(aerated / 3, 0, 1)
-        for side in SIDES:
-            total += self._vessels(side).integral(view) * room
+        total += joined([self._vessels(side) for side in SIDES]).integral(view) * room
         total += thorax.airways.integral(view)
         total += self._bone(body.inside)
         total += self._soft_details(body.inside)
@@ -205,16 +205,14 @@ class _Scene:
     def _fill(self, side: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         """Lengths (cm) of a side's free cavity, of its aerated lung and of pleural fluid; the lung's attenuation."""
         cavity = self.cavity[side]
-        solids = [self.heart, self.dome[side], *self.great]
+        heart, dome = self.heart, self.dome[side]
 
         def outside(chord: Chord) -> np.ndarray:
-            taken = np.zeros_like(chord.half)
-            heart, dome = solids[0], solids[1]
-            taken += chord.overlap(heart) + chord.overlap(dome) - chord.overlap(heart, dome)
-            for vessel in solids[2:]:
-                part = chord.overlap(vessel)
-                if part.any():
-                    taken += np.maximum(part - chord.overlap(vessel, heart) - chord.overlap(vessel, dome), 0)
+            taken = chord.overlap(heart) + chord.overlap(dome) - chord.overlap(heart, dome)
+            for vessel, window in self.great:
+                part, within = chord.at(window), vessel
+                covered = part.overlap(within, heart.at(window)) + part.overlap(within, dome.at(window))
+                taken[window] += np.maximum(part.overlap(within) - covered, 0)
             return np.maximum(chord.length - taken, 0)
 
         free = outside(cavity)

@@ -103,6 +103,10 @@ class Chord:
             high = np.minimum(high, other.middle + other.half)
         return np.maximum(high - low, 0)
 
+    def at(self, window: tuple[slice, slice]) -> Chord:
+        """The rays of ``window`` only."""
+        return Chord(self.middle[window], self.half[window])
+
     def intersection(self, other: Chord) -> Chord:
         """The common part."""
         low = np.maximum(self.middle - self.half, other.middle - other.half)
@@ -117,6 +121,13 @@ class Chord:
         return Chord(
             np.where(hit, (low + high) / 2, 0).astype(np.float32), np.where(hit, (high - low) / 2, -1).astype(np.float32)
         )
+
+
+def _pasted(part: Chord, window: tuple[slice, slice], size: int) -> Chord:
+    """A chord of a window as one of the whole picture, empty elsewhere."""
+    middle, half = np.zeros((size, size), np.float32), np.zeros((size, size), np.float32)
+    middle[window], half[window] = part.middle, part.half
+    return Chord(middle, half)
 
 
 def _low(chord: Chord) -> np.ndarray:
@@ -155,9 +166,10 @@ class Stack:
         shadow = np.sqrt((a * ex) ** 2 + (b * ez) ** 2)
         slope = -(dx * ex / a**2 + dz * ez / b**2) * (a * b / shadow) ** 2
         longest = np.where((self.a > 0) & (self.b > 0), a * b / shadow, 0)
-        rows = slice(0, view.size)
-        u, v = view.coordinates(float(view.depth(self.depth_x, self.depth_z)), rows, rows)
-        index = np.clip((v - Y_MIN) * (1 / Y_STEP) + 0.5, 0, len(Y_GRID) - 1).astype(np.int32)
+        depth = float(view.depth(self.depth_x, self.depth_z))
+        window = self._window(view, self.cx * ex + self.cz * ez, shadow, depth)
+        u, v = view.coordinates(depth, *window)
+        index = np.minimum(np.maximum((v - Y_MIN) * (1 / Y_STEP) + 0.5, 0), len(Y_GRID) - 1).astype(np.int32)
         table = np.stack(
             [self.cx * ex + self.cz * ez, self.cx * dx + self.cz * dz, slope, 1 / shadow, longest], axis=1
         ).astype(np.float32)[index]
@@ -167,9 +179,22 @@ class Stack:
             room *= np.sqrt(room)
         elif self.power != 2:
             room **= np.float32(self.power / 2)
-        room = 1 - room
-        half = table[..., 4] * np.sqrt(np.maximum(room, 0))
-        return Chord(table[..., 1] + table[..., 2] * t, half)
+        half = table[..., 4] * np.sqrt(np.maximum(1 - room, 0))
+        return _pasted(Chord(table[..., 1] + table[..., 2] * t, half), window, view.size)
+
+    def _window(self, view: View, centre: np.ndarray, shadow: np.ndarray, depth: float) -> tuple[slice, slice]:
+        """The pixels that the stack can touch."""
+        filled = np.flatnonzero((self.a > 0) & (self.b > 0))
+        if not len(filled):
+            return slice(0, 0), slice(0, 0)
+        left, right = float((centre - shadow)[filled].min()), float((centre + shadow)[filled].max())
+        top, bottom = float(Y_GRID[filled[0]]), float(Y_GRID[filled[-1]])
+        ex, ez = view.across
+        dx, dz = view.ray
+        u, y = np.array([left, right, left, right]), np.array([top, top, bottom, bottom])
+        column, row = view.project(np.stack([u * ex + depth * dx, y, u * ez + depth * dz], -1))
+        limits = [np.clip([np.floor(c.min()) - 1, np.ceil(c.max()) + 2], 0, view.size).astype(int) for c in (row, column)]
+        return slice(*map(int, limits[0])), slice(*map(int, limits[1]))
 
     def level(self, point: np.ndarray) -> np.ndarray:
         """Where ``point`` (..., 3) lies: 0 on the axis, 1 on the surface, above 1 outside."""
@@ -201,7 +226,10 @@ class Ellipsoid:
 
     def chord(self, view: View, window: tuple[slice, slice] | None = None) -> Chord:
         """The closed-form interval of the rays of ``window`` (default: the whole picture)."""
-        rows, columns = window or (slice(0, view.size), slice(0, view.size))
+        if window is None:
+            window = self.window(view)
+            return _pasted(self.chord(view, window), window, view.size)
+        rows, columns = window
         depth = float(view.depth(self.centre[0], self.centre[2]))
         u, v = view.coordinates(depth, rows, columns)
         d = np.array([view.ray[0], 0, view.ray[1]])
@@ -267,7 +295,7 @@ class Tubes:
             tx, ty, half, cap = (pieces[k][rows, None, None] for k in ("tx", "ty", "half", "cap"))
             along, aside = ox * tx + oy * ty, ox * ty - oy * tx
             scale = 0.5 / cap
-            window = np.clip((along + half) * scale + 0.5, 0, 1) - np.clip((along - half) * scale + 0.5, 0, 1)
+            window = _ramp((along + half) * scale + 0.5) - _ramp((along - half) * scale + 0.5)
             value = _profile(aside, pieces["radius"][rows], pieces["weight"][rows])
             if pieces["inner"][rows].any():
                 value += _profile(aside, pieces["inner"][rows], pieces["core"][rows])
@@ -321,6 +349,10 @@ def _patches(pieces: dict[str, np.ndarray], size: int) -> Iterator[tuple[np.ndar
     group = np.searchsorted(_STEPS, reach)
     for g in np.unique(group[seen]):
         yield np.flatnonzero(seen & (group == g)), int(_STEPS[g])
+
+
+def _ramp(t: np.ndarray) -> np.ndarray:
+    return np.minimum(np.maximum(t, np.float32(0)), np.float32(1))
 
 
 def _profile(aside: np.ndarray, radius: np.ndarray, weight: np.ndarray) -> np.ndarray:
