@@ -152,12 +152,6 @@ class EvaluateSettings(Strict):
     source_probe: bool = True
 
 
-class ReportSettings(Strict):
-    """What the page may show."""
-
-    real_images: bool = False
-
-
 class Recipe(Strict):
     """One run from a manifest to a verdict."""
 
@@ -175,7 +169,6 @@ class Recipe(Strict):
     train: TrainSettings = TrainSettings()
     curve: CurveSettings | None = None
     evaluate: EvaluateSettings
-    report: ReportSettings = ReportSettings()
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:

@@ -7,18 +7,18 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import numpy as np
 
 from cxraug.errors import WorkError
 
-EXACT_BELOW = 400  # up to so many kinds the optimum is proven; above, within GAP of it
+EXACT_BELOW = 400  # up to so many kinds the fair optimum is proven; above, within GAP of it
 GAP = 1e-3
-STYLE_GAP = 0.02  # of the last stage, which only chooses among equally good plans
-NODES = 20_000
+STYLE_GAP = 0.02  # of the stage that only chooses among equally fair plans
+NODES, STYLE_NODES = 20_000, 500
 SLACK = 1e-6
 STEPS = (1.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # widths, in multiples of a kind's familiarity, of the rising cost
+QUARTERS = (0.25, 0.25, 0.25, 0.25)
 
 
 def cover(
@@ -30,9 +30,11 @@ def cover(
 ) -> np.ndarray:
     """Choose whole numbers of studies per kind.
 
-    In this order: the largest relative shortfall (what stays missing of a demand, divided by its target) is as small as
-    possible; the sum of relative shortfalls is; the cost is, where a study costs 1 and one more with every doubling of
-    its kind beyond its familiarity, so that kinds are used about as often as they really occur.
+    The full plan meets every demand at the lowest cost, where a study costs 1 and one more with every doubling of its kind
+    beyond its familiarity: kinds are used about as often as they really occur, and a rare label set that would serve
+    many demands at once is no bargain. A budget below it takes a part of the full plan: first the largest relative
+    shortfall (what stays missing of a demand, divided by its target) is as small as possible, then their sum, then kinds
+    keep the proportions of the full plan.
 
     Parameters
     ----------
@@ -46,18 +48,78 @@ def cover(
     (C,) int64; the sum never exceeds ``budget``.
     """
     serves, demand = np.asarray(serves, dtype=float), np.asarray(demand, dtype=float)
-    target, kinds = np.asarray(target, dtype=float), serves.shape[1]
-    if kinds == 0 or not (demand > 0).any():
-        return np.zeros(kinds, dtype=np.int64)
-    known = np.asarray(familiarity, dtype=float)
-    if budget is None:
-        return _most_familiar(serves, demand, target, None, np.zeros(len(demand)), 0.0, known)
-    first = _least_worst(serves, demand, target, budget)
-    worst = _relative(demand - serves @ first, target).max()
+    if serves.shape[1] == 0 or not (demand > 0).any():
+        return np.zeros(serves.shape[1], dtype=np.int64)
+    full = meet_all(serves, demand, np.asarray(familiarity, dtype=float))
+    if budget is None or full.sum() <= budget:
+        return full
+    used = full > 0
+    part = np.zeros_like(full)
+    part[used] = share_out(serves[:, used], demand, np.asarray(target, dtype=float), full[used], budget)
+    return part
+
+
+def meet_all(serves: np.ndarray, demand: np.ndarray, familiarity: np.ndarray) -> np.ndarray:
+    """The full plan: (C,) whole numbers that meet every demand, cheap and familiar (see :func:`cover`).
+
+    The relaxed programme is solved and rounded down; what is then still missing is a small programme of its own.
+    """
+    steps = len(STEPS) + 1
+    widths = np.outer(familiarity, np.array([*STEPS, np.inf]))
+    cost = np.tile(1.0 + np.arange(steps), serves.shape[1])
+    relaxed = _solve(cost, np.repeat(serves, steps, axis=1), demand, np.inf, 0, widths.ravel(), 0.0)
+    exact = relaxed.reshape(widths.shape).sum(axis=1)
+    whole = np.floor(exact + SLACK).astype(np.int64)
+    missing = demand - serves @ whole
+    if (missing > 0).any():
+        near = np.flatnonzero(exact > SLACK)
+        marginal = 1.0 + (whole[near, None] >= np.cumsum(widths[near], axis=1)).sum(axis=1)
+        part = serves[:, near]
+        whole[near] += _whole(_solve(marginal, part, missing, np.inf, len(near), np.inf, _gap(len(near))))
+    return whole
+
+
+def share_out(serves: np.ndarray, demand: np.ndarray, target: np.ndarray, full: np.ndarray, budget: int) -> np.ndarray:
+    """The fairest part of ``full`` (C,) with at most ``budget`` studies (see :func:`cover`)."""
+    count, kinds = serves.shape
+    gap, in_budget = _gap(kinds), np.append(np.ones(kinds), np.zeros(count))
+    # the largest relative shortfall t: serves @ x + target * t >= demand
+    rows = np.block([[serves, target[:, None]], [np.ones((1, kinds)), np.zeros((1, 1))]])
+    low, high = np.append(demand, 0), np.append(np.full(count, np.inf), budget)
+    first = _solve(np.append(np.zeros(kinds), 1.0), rows, low, high, kinds, np.append(full, 1.0), gap)
+    worst = _relative(demand - serves @ _whole(first[:kinds]), target).max()
+    # the sum of m / target, what is missing m bounded by the first stage: serves @ x + m >= demand
     most_missing = np.minimum(np.floor(worst * target + SLACK), demand)
-    best = _least_sum(serves, demand, target, budget, most_missing) if worst > 0 else first
-    total = _relative(demand - serves @ best, target).sum()
-    return _most_familiar(serves, demand, target, budget, most_missing, total, known)
+    rows = np.vstack([np.hstack([serves, np.eye(count)]), in_budget])
+    upper = np.append(full, most_missing)
+    second = _solve(np.append(np.zeros(kinds), 1 / target), rows, low, high, kinds, upper, gap)
+    best = _whole(second[:kinds])
+    return _in_proportion(rows, low, high, upper, target, best)
+
+
+def _in_proportion(
+    rows: np.ndarray, low: np.ndarray, high: np.ndarray, upper: np.ndarray, target: np.ndarray, best: np.ndarray
+) -> np.ndarray:
+    """Among the parts that are as fair as ``best``, one near the proportions of the full plan.
+
+    Every next quarter of a kind costs more; where the search ends without a solution ``best`` stays.
+    """
+    kinds, count = len(best), len(target)
+    full, quarters = upper[:kinds], len(QUARTERS)
+    fair = np.append(np.zeros(kinds), 1 / target)
+    total = _relative(low[:count] - rows[:count, :kinds] @ best, target).sum()
+    pad = np.zeros((len(rows) + 1, kinds * quarters))
+    link = np.hstack([np.eye(kinds), np.zeros((kinds, count)), -np.kron(np.eye(kinds), np.ones(quarters))])
+    whole = np.vstack([np.hstack([np.vstack([rows, fair]), pad]), link])
+    low = np.concatenate([low, [0.0], np.zeros(kinds)])
+    high = np.concatenate([high, [total + SLACK], np.zeros(kinds)])
+    cost = np.append(np.zeros(kinds + count), np.tile(1.0 + np.arange(quarters), kinds))
+    widths = np.outer(full, QUARTERS).ravel()
+    try:
+        found = _solve(cost, whole, low, high, kinds, np.append(upper, widths), STYLE_GAP, nodes=STYLE_NODES)
+    except WorkError:
+        return best
+    return _whole(found[:kinds])
 
 
 def apportion(weights: Sequence[float] | np.ndarray, total: int) -> np.ndarray:
@@ -74,54 +136,42 @@ def _relative(missing: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.maximum(missing, 0.0) / target
 
 
-def _least_worst(serves: np.ndarray, demand: np.ndarray, target: np.ndarray, budget: int) -> np.ndarray:
-    """Minimise t with serves @ x + target * t >= demand."""
-    kinds = serves.shape[1]
-    rows = np.block([[serves, target[:, None]], [np.ones((1, kinds)), np.zeros((1, 1))]])
-    low, high = np.append(demand, -np.inf), np.append(np.full(len(demand), np.inf), budget)
-    cost = np.append(np.zeros(kinds), 1.0)
-    return _solve(cost, rows, low, high, kinds, np.append(np.full(kinds, np.inf), 1.0), _gap(kinds))
+def _whole(x: np.ndarray) -> np.ndarray:
+    return np.rint(x).astype(np.int64)
 
 
-def _least_sum(
-    serves: np.ndarray, demand: np.ndarray, target: np.ndarray, budget: int, most_missing: np.ndarray
+def _gap(kinds: int) -> float:
+    return 0.0 if kinds <= EXACT_BELOW else GAP
+
+
+def _solve(
+    cost: np.ndarray,
+    rows: np.ndarray,
+    low: np.ndarray | float,
+    high: np.ndarray | float,
+    integers: int,
+    upper: np.ndarray | float,
+    gap: float,
+    *,
+    nodes: int = NODES,
 ) -> np.ndarray:
-    """Minimise sum(m / target) with serves @ x + m >= demand and m <= most_missing."""
-    count, kinds = serves.shape
-    rows = np.block([[serves, np.eye(count)], [np.ones((1, kinds)), np.zeros((1, count))]])
-    low, high = np.append(demand, -np.inf), np.append(np.full(count, np.inf), budget)
-    cost = np.append(np.zeros(kinds), 1 / target)
-    return _solve(cost, rows, low, high, kinds, np.append(np.full(kinds, np.inf), most_missing), _gap(kinds))
-
-
-def _most_familiar(
-    serves: np.ndarray,
-    demand: np.ndarray,
-    target: np.ndarray,
-    budget: int | None,
-    most_missing: np.ndarray,
-    total: float,
-    familiarity: np.ndarray,
-) -> np.ndarray:
-    """Minimise a cost that rises with x / familiarity, at the shortfalls that the first two stages reached."""
+    """Minimise ``cost @ x`` with low <= rows @ x <= high and 0 <= x <= upper; the first ``integers`` are whole."""
     from scipy import sparse
+    from scipy.optimize import Bounds, LinearConstraint, milp
 
-    count, kinds = serves.shape
-    steps = len(STEPS) + 1
-    widths = np.outer(familiarity, np.array([*STEPS, np.inf]))
-    one, zeros = sparse.identity(kinds), np.zeros(kinds * steps)
-    link = sparse.hstack([one, sparse.csr_matrix((kinds, count)), -sparse.kron(one, np.ones(steps))])
-    meet = sparse.hstack([serves, sparse.identity(count), sparse.csr_matrix((count, kinds * steps))])
-    on_shortfall = np.concatenate([np.zeros(kinds), 1 / target, zeros])
-    on_studies = np.concatenate([np.ones(kinds), np.zeros(count), zeros])
-    caps = np.stack([on_shortfall, on_studies])
-    rows = sparse.vstack([link, meet, caps]).tocsr()
-    low = np.concatenate([np.zeros(kinds), demand, [-np.inf, -np.inf]])
-    most = np.inf if budget is None else float(budget)
-    high = np.concatenate([np.zeros(kinds), np.full(count, np.inf), [total + SLACK, most]])
-    cost = np.concatenate([np.zeros(kinds + count), np.tile(1.0 + np.arange(steps), kinds)])
-    upper = np.concatenate([np.full(kinds, np.inf), most_missing, widths.ravel()])
-    return _solve(cost, rows, low, high, kinds, upper, STYLE_GAP)
+    whole = np.zeros(len(cost))
+    whole[:integers] = 1
+    with _silent_stdout():
+        result = milp(
+            cost,
+            integrality=whole,
+            bounds=Bounds(np.zeros(len(cost)), np.broadcast_to(upper, len(cost))),
+            constraints=LinearConstraint(sparse.csr_matrix(rows), low, high),
+            options={"mip_rel_gap": gap, "node_limit": nodes},  # unlike a time limit, nodes give the same plan twice
+        )
+    if result.x is None:
+        raise WorkError(f"the plan's integer programme found no solution ({result.message})")
+    return result.x
 
 
 @contextmanager
@@ -146,23 +196,3 @@ def _silent_stdout() -> Iterator[None]:
 
 def _gap(kinds: int) -> float:
     return 0.0 if kinds <= EXACT_BELOW else GAP
-
-
-def _solve(
-    cost: np.ndarray, rows: Any, low: np.ndarray, high: np.ndarray, integers: int, upper: np.ndarray, gap: float
-) -> np.ndarray:
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    whole = np.zeros(len(cost))
-    whole[:integers] = 1
-    with _silent_stdout():
-        result = milp(
-            cost,
-            integrality=whole,
-            bounds=Bounds(np.zeros(len(cost)), upper),
-            constraints=LinearConstraint(rows, low, high),
-            options={"mip_rel_gap": gap, "node_limit": NODES},  # unlike a time limit, nodes give the same plan twice
-        )
-    if result.x is None:
-        raise WorkError(f"the plan's integer programme found no solution ({result.message})")
-    return np.rint(result.x[:integers]).astype(np.int64)

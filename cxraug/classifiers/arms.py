@@ -125,7 +125,9 @@ def arm_data(
         added = _needed(kind, "added images", added)
         if planned_cells is not None and len(planned_cells) != len(added):
             raise InputError(
-                f"arm {kind!r}: planned cells and added images differ", found=len(planned_cells), expected=str(len(added))
+                f"arm {kind!r}: planned cells and added images differ",
+                found=len(planned_cells),
+                expected=str(len(added)),
             )
         facts["added"] = len(added)
         both = concat([real, added])
@@ -133,7 +135,9 @@ def arm_data(
             return ArmData(real, both, pretrain_share, facts=facts)
         return ArmData(both, facts=facts)
     if kind in ("duplicated", "real_pretrained"):
-        rows, levels = duplicates(real_cells, _needed(kind, "planned cells", planned_cells), derive_seed(seed, "duplicated"))
+        rows, levels = duplicates(
+            real_cells, _needed(kind, "planned cells", planned_cells), derive_seed(seed, "duplicated")
+        )
         facts |= {"added": len(rows), "duplicates_by_match": levels}
         both = real.take(np.concatenate([np.arange(len(real)), rows]))
         if kind == "real_pretrained":
@@ -144,7 +148,9 @@ def arm_data(
         return ArmData(real.take(rows), facts=facts | {"added": len(rows) - len(real)})
     if kind == "weighted":
         weights = positive_weights(real.labels)
-        return ArmData(real, loss_weights=weights, facts=facts | {"loss_weights": [round(float(w), 4) for w in weights]})
+        return ArmData(
+            real, loss_weights=weights, facts=facts | {"loss_weights": [round(float(w), 4) for w in weights]}
+        )
     return ArmData(real, augment="strong" if kind == "augmented" else None, facts=facts)
 
 

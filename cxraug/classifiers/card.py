@@ -107,7 +107,9 @@ def seen_parts(weights: Path) -> list[Seen]:
             part.count_patients(["-"])  # a key that is no hexadecimal number shows here, not in the middle of a run
         sha256 = card.get("sha256")
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise InputError("the card does not say what was seen", file=path, expected="seen: key, patients, images") from None
+        raise InputError(
+            "the card does not say what was seen", file=path, expected="seen: key, patients, images"
+        ) from None
     if sha256 is not None and weights.is_file() and file_sha256(weights) != sha256:
         raise InputError(f"the card describes other weights than {weights.name}", file=path)
     return parts

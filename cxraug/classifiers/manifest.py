@@ -66,7 +66,9 @@ def predict_manifest(
     kept, pixels = build_cache(rows, folder, encoding, on_bad_image=on_bad_image)
     seen = weights_seen(weights_file(model))
     if seen is not None:
-        held = {role: (kept.frame["split"] == split).to_numpy() for role, split in (("validation", "val"), ("test", "test"))}
+        held = {
+            role: (kept.frame["split"] == split).to_numpy() for role, split in (("validation", "val"), ("test", "test"))
+        }
         refuse_hidden(
             seen,
             f"classifier {model}",

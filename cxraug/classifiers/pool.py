@@ -116,7 +116,9 @@ def _receive(connection: Connection, process: BaseProcess, index: int) -> tuple[
     except (EOFError, ConnectionResetError):
         process.join(5)
         why = " (killed, perhaps out of memory)" if process.exitcode == -signal.SIGKILL else ""
-        raise WorkError(f"job {index}: its process ended with code {process.exitcode}{why}; run again to go on") from None
+        raise WorkError(
+            f"job {index}: its process ended with code {process.exitcode}{why}; run again to go on"
+        ) from None
     if error is not None:
         raise error from RemoteTraceback(text)
     return index, result

@@ -43,7 +43,15 @@ def register(app: typer.Typer) -> None:
         bad = choice(on_bad_image, "--on-bad-image", ("error", "skip"))
         splits = [choice(name, "--split", ("train", "val", "test")) for name in split]
         done = predict_manifest(
-            model, manifest, out, splits=splits, where=parse_where(where), root=root, on_bad_image=bad, cache=cache, arm=arm
+            model,
+            manifest,
+            out,
+            splits=splits,
+            where=parse_where(where),
+            root=root,
+            on_bad_image=bad,
+            cache=cache,
+            arm=arm,
         )
         if as_json:
             typer.echo(json.dumps(done))

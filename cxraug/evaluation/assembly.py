@@ -87,8 +87,8 @@ class Assembly:
         settings = self.settings
         of_row, levels = levels_of(self.predictions, group, settings.age_bins)
         masks = {level: of_row == level for level in levels}
-        families: dict[tuple, list[Gap]] = defaultdict(list)
         for metric in settings.metrics:
+            families: dict[tuple[str, str, str], list[Gap]] = defaultdict(list)
             complete = self._macro_findings(metric, masks)
             macro: dict[str, list[Measured]] = defaultdict(list)
             for subject in self.subjects:
@@ -109,8 +109,7 @@ class Assembly:
             for level, parts in macro.items():
                 if len(parts) > 1 and len(parts) == len(complete):
                     self._add_macro(group, level, metric, parts, masks[level])
-        for (metric, arm, runs, label), family in families.items():
-            self._finish_family(metric, group, arm, runs, label, family)
+            self._finish_families(metric, group, families)
 
     def _support(self, subject: Subject, metric: str, cell: Array) -> Support:
         settings = self.settings
@@ -201,7 +200,7 @@ class Assembly:
 
     def _add_gaps(
         self,
-        families: dict[tuple, list[Gap]],
+        families: dict[tuple[str, str, str], list[Gap]],
         place: Place,
         found: Measured | None,
         subject: Subject,
@@ -230,29 +229,37 @@ class Assembly:
                     left, right, draws = found.take(chosen), against.take(chosen), self.draws[chosen]
                     sides = (combine(side, draws, spread=False) for side in (left, right))
                     estimates = (combine(left.minus(right), draws), *sides)
-                key = (place.metric, arm, tuple(chosen), label)
-                families[key].append(Gap(place, reference, flag, estimates))  # type: ignore[arg-type]
+                families[(arm, *label)].append(Gap(place, reference, flag, estimates))  # type: ignore[arg-type]
 
-    def _finish_family(
-        self, metric: str, group: str, arm: str, runs: tuple, label: tuple[str, str], family: list[Gap]
-    ) -> None:
-        """Max-T over the family's gaps that are shown; suppressed ones stay as rows."""
-        shown = [gap.estimates for gap in family if gap.estimates is not None]
-        numbers: list[tuple[float, ...]] = []
+    def _finish_families(self, metric: str, group: str, families: dict[tuple[str, str, str], list[Gap]]) -> None:
+        """Max-T over the shown gaps of each family (arm, seed, draw); suppressed gaps stay as rows.
+
+        Limits and p values of all families are computed in one go, the correction family by family.
+        """
+        shown = [gap.estimates for family in families.values() for gap in family if gap.estimates is not None]
+        rows: list[tuple[float, ...]] = []
         if shown:
             difference, left, right = (list(part) for part in zip(*shown, strict=True))
             gaps = Gaps.of(difference, left, right, METRICS[metric].scale)
             p_values = gaps.p_values()
-            influence = np.stack([estimate.influence for estimate in difference], axis=1)
-            joint = max_t(influence, p_values, self.settings.alpha, self.settings.seed)
-            mdg = [estimate.detectable(joint.alpha) for estimate in difference]
-            columns = (gaps.value, *gaps.interval(joint.alpha), p_values, joint.p_adjusted, np.array(mdg))
-            numbers = list(zip(*(column.tolist() for column in columns), strict=True))
-        rows = iter(numbers)
-        for gap in family:
-            where = (arm, *label, gap.place.finding, group, gap.place.level, gap.reference, metric, "")
-            *found, mdg_of = next(rows) if gap.estimates is not None else (NAN,) * 6
-            self.gaps.append((*where, *found, f"{metric} x {group}", mdg_of, gap.flag))
+            adjusted, level = np.empty_like(p_values), np.empty_like(p_values)
+            start = 0
+            for family in families.values():
+                stop = start + sum(gap.estimates is not None for gap in family)
+                if stop > start:
+                    influence = np.stack([estimate.influence for estimate in difference[start:stop]], axis=1)
+                    joint = max_t(influence, p_values[start:stop], self.settings.alpha, self.settings.seed)
+                    adjusted[start:stop], level[start:stop] = joint.p_adjusted, joint.alpha
+                start = stop
+            mdg = [estimate.detectable(alpha) for estimate, alpha in zip(difference, level, strict=True)]
+            columns = (gaps.value, *gaps.interval(level), p_values, adjusted, np.array(mdg))
+            rows = list(zip(*(column.tolist() for column in columns), strict=True))
+        numbers = iter(rows)
+        for label, family in families.items():
+            for gap in family:
+                where = (*label, gap.place.finding, group, gap.place.level, gap.reference, metric, "")
+                *found, mdg_of = next(numbers) if gap.estimates is not None else (NAN,) * 6
+                self.gaps.append((*where, *found, f"{metric} x {group}", mdg_of, gap.flag))
 
     # -- comparisons ---------------------------------------------------------------------------------------------------
 

@@ -57,15 +57,15 @@ class Gaps:
 
     def p_values(self) -> Array:
         """Two-sided p values that agree with :meth:`limits`: the quantile at which the interval reaches 0, by t."""
-        low, high = np.zeros_like(self.value), np.full_like(self.value, 80.0)
-        for _ in range(60):
+        low, high = np.zeros_like(self.value), np.full_like(self.value, 64.0)
+        for _ in range(45):
             middle = (low + high) / 2
             lower, upper = self.limits(middle)
             excluded = np.where(self.value > 0, lower > 0, upper < 0)
             low, high = np.where(excluded, middle, low), np.where(excluded, high, middle)
         return np.where(self.value == 0, 1.0, 2 * special.stdtr(self.df, -low))
 
-    def interval(self, alpha: float) -> tuple[Array, Array]:
+    def interval(self, alpha: Array | float) -> tuple[Array, Array]:
         """Two-sided ``1 - alpha`` intervals, each with its own t quantile."""
         return self.limits(special.stdtrit(self.df, 1 - alpha / 2))
 

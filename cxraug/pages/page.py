@@ -169,7 +169,10 @@ def number(value: Any, spec: str = ".3f") -> str:
         return ABSENT
     if spec.endswith("d"):
         value = round(float(value))
-    return format(value, spec).replace("-", MINUS).replace("%", "\N{NO-BREAK SPACE}%")
+    text = format(value, spec)
+    if not text.strip("+-0.,% "):  # what rounds to zero has no sign
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS).replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def interval(value: Any, low: Any, high: Any, spec: str = ".3f") -> str:

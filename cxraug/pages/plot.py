@@ -53,7 +53,7 @@ class Axis:
             low, high = low - 0.5, high + 0.5
         rough = (high - low) / steps
         power = 10.0 ** math.floor(math.log10(rough))
-        self.step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * (1 - 1e-9))
+        self.step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * (1 - 1e-9))
         first, last = math.floor(low / self.step + 1e-9), math.ceil(high / self.step - 1e-9)
         self.ticks = [round(i * self.step, 10) for i in range(first, last + 1)]
         self.low, self.high = self.ticks[0], self.ticks[-1]

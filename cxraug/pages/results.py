@@ -90,7 +90,7 @@ def findings_section(run: RunFolder) -> Markup:
     order = _findings(run, rows)
     rows = _ordered(rows, order)
     marks = [
-        _interval_row(run, r, value="value", label=r["arm"], group=r["finding"], strong=_is_primary_arm(run, r))
+        _interval_row(run, r, value="value", label=r["arm"], group=_finding(r), strong=_is_primary_arm(run, r))
         for r in rows.head(2 * MAX_ROWS).to_dict("records")
     ]
     frame = pd.DataFrame(
@@ -235,7 +235,7 @@ def _difference_forest(run: RunFolder, rows: pd.DataFrame) -> Markup:
             r,
             value="difference",
             label=f"{r['arm']} − {r['baseline']}",
-            group=r["finding"] if r["finding"] != "macro" else "Macro mean",
+            group=_finding(r),
             strong=_is_primary(run, r),
         )
         for r in rows.to_dict("records")
@@ -267,7 +267,7 @@ def _comparison_table(rows: pd.DataFrame) -> Markup:
         }
     )
     decimals: dict[str, Format] = {"p": _p_text, "p adjusted": _p_text, "detectable": ".3f", "patients": ",d"}
-    return table(frame, caption="Every comparison, over all draws and seeds", formats=decimals)
+    return table(frame, caption="Comparisons over all draws and seeds", formats=decimals)
 
 
 def _gap_part(run: RunFolder) -> Markup:
@@ -287,7 +287,11 @@ def _gap_part(run: RunFolder) -> Markup:
         by_arm = chosen["arm"].map(arms.index)
         by_level = pd.Series([rank[k] for k in zip(chosen["group"], chosen["level"], strict=True)], index=chosen.index)
         chosen = _ordered(chosen.loc[(by_level * len(arms) + by_arm).sort_values(kind="stable").index], order)
+        empty = [f for f, part in chosen.groupby("finding", sort=False) if (part["flag"] == "suppressed").all()]
+        told = note(f"Suppressed in every level: {', '.join(map(str, empty))}.") if empty else Markup("")
+        chosen = chosen[~chosen["finding"].isin(empty)]
         if chosen.empty:
+            parts.append(told)
             continue
         marks = [
             _interval_row(
@@ -295,7 +299,7 @@ def _gap_part(run: RunFolder) -> Markup:
                 r,
                 value="gap",
                 label=f"{_where(r)} · {r['arm']}",
-                group=r["finding"],
+                group=_finding(r),
                 strong=_is_primary_arm(run, r),
             )
             for r in chosen.head(MAX_ROWS).to_dict("records")
@@ -307,7 +311,8 @@ def _gap_part(run: RunFolder) -> Markup:
             ),
             f"{title}: level minus rest. Intervals hold together over the family (studentised max-T).",
         )
-        parts.append(blocks([picture, _more(chosen)]) if metric == "auroc" else fold(title, picture, _more(chosen)))
+        whole_part = [picture, _more(chosen), told]
+        parts.append(blocks(whole_part) if metric == "auroc" else fold(title, *whole_part))
     mine = rows[rows["arm"].isin(arms)]
     parts.append(fold("Table of gaps", _gap_table(_capped(mine)), _left_out(mine, run.gaps, "gaps.csv")))
     return blocks(parts)
@@ -434,6 +439,10 @@ def _findings(run: RunFolder, rows: pd.DataFrame) -> list[str]:
 def _ordered(rows: pd.DataFrame, findings: Sequence[str]) -> pd.DataFrame:
     rank = {name: i for i, name in enumerate(findings)}
     return rows.iloc[rows["finding"].map(rank).to_numpy().argsort(kind="stable")]
+
+
+def _finding(row: Mapping[Any, Any]) -> str:
+    return "Macro mean" if row["finding"] == "macro" else str(row["finding"])
 
 
 def _where(row: Mapping[Any, Any]) -> str:

@@ -95,9 +95,7 @@ def test_a_folder_of_other_inputs_is_refused(train):
 
 def test_all_arms_take_the_same_steps_and_batches(train, monkeypatch):
     shown = []
-    monkeypatch.setattr(
-        training, "augment", lambda x, name, seed: (shown.append((len(x), name, seed)), x)[1]
-    )
+    monkeypatch.setattr(training, "augment", lambda x, name, seed: (shown.append((len(x), name, seed)), x)[1])
     cells, planned = ["A|F|x|PA", "B|M|x|PA"] * 12, ["A|F|x|PA"] * 8
     seen_by_arm = {}
     for kind in KINDS:
@@ -234,6 +232,13 @@ def test_arrays_that_do_not_fit_are_refused(train):
 
 
 def test_settings_are_strict():
-    for wrong in ({"step": 3}, {"steps": 0}, {"lr": -1}, {"augment": "wild"}, {"mixed_precision": "fp16"}, {"lr": "nan"}):
+    for wrong in (
+        {"step": 3},
+        {"steps": 0},
+        {"lr": -1},
+        {"augment": "wild"},
+        {"mixed_precision": "fp16"},
+        {"lr": "nan"},
+    ):
         with pytest.raises(ValueError, match="validation error"):
             TrainSettings(**wrong)

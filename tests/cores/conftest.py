@@ -19,10 +19,10 @@ KEY = "ab" * 16
 
 def tiny_settings(**changes) -> DiffusionSettings:
     """A network of a few thousand weights."""
-    base = dict(
-        steps=6, batch_size=4, channels=(8, 16), grid=8, components=8, threads=1, sampler_steps=3, sample_batch=4,
-        checkpoint_every=2, warmup=0,
-    )  # fmt: skip
+    base = {
+        "steps": 6, "batch_size": 4, "channels": (8, 16), "grid": 8, "components": 8, "threads": 1,
+        "sampler_steps": 3, "sample_batch": 4, "checkpoint_every": 2, "warmup": 0,
+    }  # fmt: skip
     return DiffusionSettings(**{**base, **changes})
 
 

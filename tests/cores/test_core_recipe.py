@@ -104,7 +104,7 @@ def test_a_core_of_a_manifest_sees_its_train_rows_only(tmp_path: Path) -> None:
     recipe = read_core_recipe(write(tmp_path))
     assert recipe.data.phantom is not None
     manifest = make_cohort(recipe.data.phantom, tmp_path / "cohort", workers=1)
-    settings = dict(kind="diffusion", steps=2, channels=[8], grid=16, components=2, threads=1, batch_size=2)
+    settings = {"kind": "diffusion", "steps": 2, "channels": [8], "grid": 16, "components": 2, "threads": 1}
     path = write(tmp_path, data={"manifest": "cohort/manifest.parquet", "findings": ["Effusion"]}, core=settings)
     call("train", path, "--out", tmp_path / "core")
     card, frame = read_card(tmp_path / "core"), pd.read_parquet(manifest)

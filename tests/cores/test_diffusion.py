@@ -121,9 +121,7 @@ def test_network_inputs_determine_the_noisy_image_and_have_unit_size() -> None:
         again = (1 - t) * estimate + unexplained * ((1 - t) ** 2 * deviation**2 + t**2).sqrt()
         assert torch.allclose(again, noisy, atol=1e-4)
         assert 0.7 < float(unexplained.std()) < 1.3
-        assert (
-            0.5 < float(((clean - estimate) / deviation).std()) < 1.5
-        )  # what the network has to learn is of unit size
+        assert 0.5 < float(((clean - estimate) / deviation).std()) < 1.5  # what is left to learn
 
 
 def test_it_learns_what_no_gaussian_knows(tmp_path: Path) -> None:

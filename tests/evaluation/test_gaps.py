@@ -76,13 +76,13 @@ def test_interval_and_p_value_never_disagree():
 def test_p_values_are_uniform_where_there_is_no_gap_and_the_family_errs_in_5_percent():
     rng = np.random.default_rng(3)
     marginal, smallest = [], []
-    for replicate in range(300):
+    for replicate in range(200):
         gaps, influence = family(rng, 5, n_patients=250)
         p = gaps.p_values()
         marginal.append(p[0])
         smallest.append(max_t(influence, p, 0.05, replicate, draws=1000).p_adjusted.min())
     assert stats.kstest(marginal, "uniform").pvalue > 0.01
-    assert np.mean(np.array(smallest) <= 0.05) == pytest.approx(0.05, abs=0.035)
+    assert np.mean(np.array(smallest) <= 0.05) == pytest.approx(0.05, abs=0.04)
 
 
 def test_patients_in_two_levels_enter_the_covariance():

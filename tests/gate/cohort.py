@@ -14,7 +14,7 @@ from cxraug.studies.cache import PixelCache, build_cache
 from cxraug.studies.images import Encoding
 from cxraug.studies.manifest import Manifest, read_manifest
 
-ENCODING = Encoding(size=64)
+ENCODING = Encoding(size=32)
 
 
 def toy_images(n: int, *, seed: int = 0, blind: bool = False, positives: float = 0.4) -> Images:

@@ -19,7 +19,7 @@ from cxraug.gate.settings import GateSettings
 def corner(pixels: np.ndarray) -> np.ndarray:
     """Scores (n, 2) that read the brightness where the toy findings are drawn."""
     x = pixels.astype(float)
-    return np.stack([x[:, -16:, :32].mean((1, 2)), x[:, 16:28, 32:44].mean((1, 2))], axis=1)
+    return np.stack([x[:, -8:, :16].mean((1, 2)), x[:, 8:14, 16:22].mean((1, 2))], axis=1)
 
 
 def fit(real: Images, monkeypatch: pytest.MonkeyPatch, scorer=corner, rate: float = 0.04, **settings) -> Agreement:

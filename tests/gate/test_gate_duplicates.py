@@ -57,7 +57,7 @@ def test_planted_copies_are_caught(kind: str) -> None:
     copies = np.stack([COPIES[kind](pixels) for pixels in REAL.pixels[::40]])
     check = fitted()
     assert rejected(check, as_batch(copies))[:, 0].all()
-    assert (check.correlations > 0.95).all()
+    assert (check.correlations > 0.9).all()
 
 
 def test_new_patients_are_not_called_copies() -> None:
@@ -131,4 +131,4 @@ def test_standardised_images_do_not_know_brightness_or_contrast() -> None:
     x = REAL.pixels[:3] // 2
     assert np.allclose(standardise(x), standardise(x + 60), atol=1e-5)
     assert np.allclose(np.linalg.norm(standardise(x), axis=1), 1, atol=1e-5)
-    assert not standardise(np.full((1, 64, 64), 7, np.uint8)).any()
+    assert not standardise(np.full((1, 32, 32), 7, np.uint8)).any()

@@ -79,6 +79,8 @@ def test_table_formats_sorts_and_marks_what_is_missing():
 
 def test_numbers_have_a_true_minus_and_gaps_have_a_dash():
     assert number(-0.0514, "+.3f") == "−0.051"
+    assert number(-0.0002, "+.3f") == "0.000"
+    assert number(0.0, ".1%") == "0.0\N{NO-BREAK SPACE}%"
     assert number(1204, ",d") == "1,204"
     assert number(float("nan")) == number(None) == number(float("inf")) == "–"
     assert interval(0.5, 0.4, 0.6) == "0.500 [0.400, 0.600]"

@@ -97,6 +97,16 @@ def test_suppressed_cells_have_no_number_and_single_runs_stay_in_the_files(html,
     assert "0.123" not in html  # the row of one seed and draw
 
 
+def test_a_finding_without_any_shown_gap_is_one_line(run, tmp_path):
+    folder = copy_of(run, tmp_path)
+    path = folder / "evaluation" / "gaps.csv"
+    frame = pd.read_csv(path, keep_default_na=False)
+    frame.loc[frame["finding"] == "Nodule", "flag"] = "suppressed"
+    write_csv(path, frame)
+    text = assert_offline(write_run_report(folder).read_text(encoding="utf-8")).text
+    assert "Suppressed in every level: Nodule." in text
+
+
 def test_the_file_is_small_repeats_and_is_whole(run, html):
     assert len(html.encode()) < 1_000_000
     assert write_run_report(run).read_text(encoding="utf-8") == html

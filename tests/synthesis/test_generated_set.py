@@ -63,9 +63,9 @@ def test_manifest_and_provenance_follow_the_contract(tmp_path: Path) -> None:
 
 def test_set_loads_for_training(tmp_path: Path) -> None:
     out = generate_set(toy_plan(5), ToyCore(), tmp_path / "set")
-    frame, pixels = load_set(out, Encoding(size=32))
+    frame, pixels = load_set(out, Encoding(size=16))
     assert list(frame["prompt_id"]) == [f"p{i:06d}" for i in range(5)]
-    assert pixels.shape == (5, 32, 32)
+    assert pixels.shape == (5, 16, 16)
     assert pixels.dtype == np.uint8
     frame, pixels = load_set(out, Encoding(size=SIZE))
     assert np.array_equal(pixels[3], np.asarray(Image.open(out / frame["image"][3])))
@@ -75,10 +75,10 @@ def test_set_loads_for_training(tmp_path: Path) -> None:
 @given(shards=st.integers(1, 4), unit=st.sampled_from([4, 8]), data=st.data())
 def test_bytes_do_not_depend_on_shards_or_their_order(tmp_path_factory, shards: int, unit: int, data) -> None:
     base = tmp_path_factory.mktemp("sets")
-    whole = generate_set(toy_plan(), ToyCore(), base / "whole", unit=unit)
+    whole = generate_set(toy_plan(35), ToyCore(), base / "whole", unit=unit)
     for i in data.draw(st.permutations(range(shards))):
         assert not (base / "parts" / "manifest.parquet").exists()
-        generate_set(toy_plan(), ToyCore(), base / "parts", unit=unit, shard=(i, shards))
+        generate_set(toy_plan(35), ToyCore(), base / "parts", unit=unit, shard=(i, shards))
     assert contents(base / "parts") == contents(whole)
 
 

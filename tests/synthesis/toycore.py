@@ -12,7 +12,7 @@ from cxraug.cores.core import Card, GenerativeCore, Prompt, Study
 from cxraug.studies.seen import Seen
 
 FINDINGS = ["Effusion", "Mass"]
-SIZE = 64
+SIZE = 32
 
 
 def draw_chest(labels: dict[str, int], rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
@@ -24,7 +24,7 @@ def draw_chest(labels: dict[str, int], rng: np.random.Generator, size: int = SIZ
     if labels.get("Effusion") == 1:
         pixels[-quarter:, :half] += 90
     if labels.get("Mass") == 1:
-        pixels[quarter : quarter + 12, half : half + 12] += 90
+        pixels[quarter : half - 2, half : half + quarter - 2] += 90
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 

@@ -78,7 +78,9 @@ def sample_patient(sex: str, age: float, seed: int) -> Patient:
         height=24.5 * stature * rng.normal(1, 0.05) * (1 - 0.03 * late),
         fat=float(np.clip(1.5 * obesity * growth, 0.5, 6.0)),
         heart=float(rng.normal(1, 0.045) * (1 + 0.07 * late) * (1.0 if not woman else 0.98)),
-        bone=float(np.clip(rng.normal(1.0 if not woman else 0.93, 0.07) * (1 - (0.30 if woman else 0.18) * late), 0.4, 1.3)),
+        bone=float(
+            np.clip(rng.normal(1.0 if not woman else 0.93, 0.07) * (1 - (0.30 if woman else 0.18) * late), 0.4, 1.3)
+        ),
         breast=float(breast),
         kyphosis=float(np.clip(rng.normal(1.0 + 1.6 * late, 0.4), 0, 4)),
         dome=(float(rng.normal(5.3, 0.6)) * stature, float(rng.normal(4.8, 0.6)) * stature),
@@ -203,7 +205,10 @@ def _heart(patient: Patient, base: float, inspiration: float, scale: float) -> l
     widen = 1 - 0.05 * inspiration
     y = 0.70 * base
     ventricles = ellipsoid(
-        [2.35 * s + 2.6 * s * (scale - 1), y + 0.4 * s, 2.6], np.array([6.9 * widen, 5.0, 4.7]) * size, roll=roll, yaw=-0.35
+        [2.35 * s + 2.6 * s * (scale - 1), y + 0.4 * s, 2.6],
+        np.array([6.9 * widen, 5.0, 4.7]) * size,
+        roll=roll,
+        yaw=-0.35,
     )
     atrium = ellipsoid([-1.05 * s, y - 1.0 * s, 1.2], np.array([3.3 * widen, 4.6, 3.9]) * size, roll=-0.12)
     return [ventricles, atrium]
@@ -285,12 +290,18 @@ def _breasts(patient: Patient, base: float) -> list[Ellipsoid]:
     if patient.breast <= 0:
         r = 4.5 * patient.width / 13.9  # the pectoral muscle
         wide = [r * 1.3, r, 1.6]
-        return [ellipsoid([x * 0.52 * patient.width, 0.36 * base, patient.depth - 0.6], wide, roll=-x * 0.5) for x in (-1, 1)]
+        return [
+            ellipsoid([x * 0.52 * patient.width, 0.36 * base, patient.depth - 0.6], wide, roll=-x * 0.5)
+            for x in (-1, 1)
+        ]
     r = patient.breast * patient.width / 12.7
     sag = 0.60 + 0.0020 * (patient.age - 20)
     rng = np.random.default_rng([patient.seed, 6])
     uneven = rng.normal(0, 0.25, 2)
-    where = [(x * 0.57 * patient.width, sag * base + 0.25 * r + d, patient.depth + 0.3) for x, d in zip((-1, 1), uneven, strict=True)]
+    where = [
+        (x * 0.57 * patient.width, sag * base + 0.25 * r + d, patient.depth + 0.3)
+        for x, d in zip((-1, 1), uneven, strict=True)
+    ]
     return [ellipsoid(c, [r * 1.25, r * 1.12, 0.70 * r], roll=np.sign(c[0]) * -0.25) for c in where]
 
 
@@ -299,7 +310,13 @@ def _gas(patient: Patient, dome: Stack) -> list[Ellipsoid]:
     s = patient.width / 13.9
     top = float(Y_GRID[np.argmax(dome.a > 0)])
     r = rng.uniform(1.0, 3.0) * s
-    bubbles = [ellipsoid([5.2 * s + rng.normal(0, 0.8), top + 1.1 + 0.75 * r, 1.0], [r * 1.35, r * 0.75, r], roll=rng.normal(0.2, 0.2))]
+    bubbles = [
+        ellipsoid(
+            [5.2 * s + rng.normal(0, 0.8), top + 1.1 + 0.75 * r, 1.0],
+            [r * 1.35, r * 0.75, r],
+            roll=rng.normal(0.2, 0.2),
+        )
+    ]
     for _ in range(int(rng.integers(0, 5))):
         q = rng.uniform(0.6, 1.6) * s
         where = [rng.uniform(3, 11) * s, top + rng.uniform(4.5, 9), rng.uniform(-1, 4)]
@@ -314,7 +331,12 @@ def _plates(patient: Patient, abduction: float, arms_up: bool) -> list[tuple[Ell
     plates = []
     for x in (-1, 1):
         if not arms_up:
-            plates.append((ellipsoid([x * out, 8.4 * s, -8.0 * s], [3.3 * s, 6.6 * s, 0.45], roll=x * 0.20, yaw=-x * 0.6), mineral))
+            plates.append(
+                (
+                    ellipsoid([x * out, 8.4 * s, -8.0 * s], [3.3 * s, 6.6 * s, 0.45], roll=x * 0.20, yaw=-x * 0.6),
+                    mineral,
+                )
+            )
             head = ellipsoid([x * (17.3 * s + 0.5 * patient.fat), 3.2 * s, -1.0], [2.4 * s, 2.5 * s, 2.4 * s])
             plates.append((head, 0.35 * mineral))
     sternum = ellipsoid([0, 0.45 * 24.5 * s, 0.97 * patient.depth - 0.6], [1.8 * s, 8.5 * s, 0.55], pitch=0.16)
@@ -329,11 +351,21 @@ def _bones(patient: Patient, base: float, abduction: float, arms_up: bool) -> Tu
     knots[:, 1] += (0.6 * abduction - 0.5 * patient.shoulder) * np.linspace(0, 1, 5) * s
     clavicle = _smooth(knots, 16)
     parts = [_ribs(patient, base), _vertebral_arches(patient, base, cortex)]
-    parts.append(_pair(clavicle, np.interp(np.linspace(0, 1, 16), [0, 0.12, 0.5, 1], np.array([0.95, 0.62, 0.55, 0.75]) * s), 0.14, cortex, marrow))
+    parts.append(
+        _pair(
+            clavicle,
+            np.interp(np.linspace(0, 1, 16), [0, 0.12, 0.5, 1], np.array([0.95, 0.62, 0.55, 0.75]) * s),
+            0.14,
+            cortex,
+            marrow,
+        )
+    )
     if arms_up:
         return joined(parts)
     out = 3.0 * abduction * s + 0.2 * patient.fat
-    lateral = np.array([[14.6 * s + 0.7 * out, 4.6 * s, -4.5], [13.6 * s + out, 10 * s, -7], [11.6 * s + out, 15.2 * s, -9]])
+    lateral = np.array(
+        [[14.6 * s + 0.7 * out, 4.6 * s, -4.5], [13.6 * s + out, 10 * s, -7], [11.6 * s + out, 15.2 * s, -9]]
+    )
     medial = np.array([[8.8 * s + out, 4.4 * s, -9.5], [9.4 * s + out, 10 * s, -10], [11.6 * s + out, 15.2 * s, -9]])
     spine = np.array([[8.8 * s + out, 6.2 * s, -10], [13 * s + 0.8 * out, 3.4 * s, -8], [17.4 * s, 0.9 * s, -3]])
     coracoid = np.array([[14.8 * s, 3.6 * s, -2], [14.2 * s, 2.4 * s, 1.0]])
@@ -458,7 +490,9 @@ def _vessels(
     length = rng.uniform(2.3, 3.4, n) * s
     alive = np.ones(n, bool)
     starts, ends, radii = [], [], []
-    for generation in range(GENERATIONS):  # a branch that leaves the lung ends, but draws as if it went on: trees do not
+    for generation in range(
+        GENERATIONS
+    ):  # a branch that leaves the lung ends, but draws as if it went on: trees do not
         bend = direction + rng.normal(0, 0.10, direction.shape)  # change with the depth of a breath
         bend /= np.sqrt((bend**2).sum(1, keepdims=True))
         middle = start + direction * length[:, None] * 0.5

@@ -313,7 +313,9 @@ def _age_distribution(settings: PhantomSettings) -> tuple[np.ndarray, np.ndarray
     years = np.arange(low, high + 1)
     weight = np.exp(-0.5 * ((years - settings.age_mean) / settings.age_sd) ** 2)
     if weight.sum() == 0:
-        raise InputError("age_mean is too far outside age_range", found=settings.age_mean, expected=str(settings.age_range))
+        raise InputError(
+            "age_mean is too far outside age_range", found=settings.age_mean, expected=str(settings.age_range)
+        )
     return years, weight / weight.sum()
 
 
@@ -370,7 +372,9 @@ def _label_text(present: np.ndarray) -> str:
 def _seeds(seed: int, patient: np.ndarray, number: np.ndarray) -> np.ndarray:
     """Well-mixed 63-bit seeds, (n,): SplitMix64 of (cohort seed, patient, number)."""
     with np.errstate(over="ignore"):
-        state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + patient.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
+        state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + patient.astype(np.uint64) * np.uint64(
+            0xD1B54A32D192ED03
+        )
         for word in (number.astype(np.uint64), np.uint64(seed)):
             state = (state ^ word) + np.uint64(0x9E3779B97F4A7C15)
             state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -113,14 +113,20 @@ def _atelectasis(lesions: Lesions, thorax: Thorax, side: str, degree: float, rng
     a, _, cx, _ = thorax.lungs[side].at(top)
     for k in range(1 + int(rng.random() < 0.35 + 0.4 * degree)):
         half = min(0.85, 0.5 + 0.35 * degree) * a * rng.uniform(0.85, 1.0) * (1 if k == 0 else 0.6)
-        where = [cx + SIGN[side] * rng.uniform(-0.1, 0.2) * a, top - rng.uniform(0.6, 2.2) - 1.6 * k, rng.uniform(-1, 2)]
+        where = [
+            cx + SIGN[side] * rng.uniform(-0.1, 0.2) * a,
+            top - rng.uniform(0.6, 2.2) - 1.6 * k,
+            rng.uniform(-1, 2),
+        ]
         thick = 0.32 + 0.55 * degree
         turn = SIGN[side] * rng.uniform(-0.40, 0.25)
         plate = ellipsoid(where, [half, thick, 2.6 + 1.5 * degree], roll=turn, pitch=rng.uniform(-0.12, 0.12))
         lesions.solids.append(("Atelectasis", plate, 0.75 * FILLED))
     base = np.array([cx, top + 0.6, -2.0])
     for _ in range(3):
-        lesions.blobs.append(("Atelectasis", base + rng.normal(0, 1, 3) * [0.3 * a, 0.5, 1], 1.6 + 0.7 * degree, 0.04 * degree))
+        lesions.blobs.append(
+            ("Atelectasis", base + rng.normal(0, 1, 3) * [0.3 * a, 0.5, 1], 1.6 + 0.7 * degree, 0.04 * degree)
+        )
 
 
 def _consolidation(lesions: Lesions, thorax: Thorax, side: str, degree: float, rng: np.random.Generator) -> None:
@@ -135,7 +141,9 @@ def _consolidation(lesions: Lesions, thorax: Thorax, side: str, degree: float, r
         far = centre + rng.normal(0, 1, 3) * spread * 0.6
         near = centre + (hilum - centre) * 0.25 + rng.normal(0, 0.4, 3)
         middle = (near + far) / 2 + rng.normal(0, 0.3, 3)
-        lesions.lines.append(("Consolidation", tubes(np.array([near, middle, far]), np.array([0.3, 0.24, 0.16]), -SOFT)))
+        lesions.lines.append(
+            ("Consolidation", tubes(np.array([near, middle, far]), np.array([0.3, 0.24, 0.16]), -SOFT))
+        )
 
 
 def _edema(lesions: Lesions, thorax: Thorax, side: str, degree: float, rng: np.random.Generator) -> None:
@@ -178,7 +186,7 @@ def _pneumothorax(lesions: Lesions, thorax: Thorax, side: str, degree: float, rn
     slices = {n: np.interp(source, Y_GRID, getattr(cavity, n), left=0, right=0) for n in ("a", "b", "cx", "cz")}
     lung = Stack(
         slices["a"] * scale,
-        slices["b"] * (0.4 + 0.6 * scale),
+        slices["b"] * (0.7 + 0.3 * scale),
         anchor[0] + (slices["cx"] - anchor[0]) * scale,
         slices["cz"],
         cavity.depth_x,
@@ -198,7 +206,9 @@ def _nodule(lesions: Lesions, thorax: Thorax, side: str, degree: float, rng: np.
 def _mass(lesions: Lesions, thorax: Thorax, side: str, degree: float, rng: np.random.Generator) -> None:
     radius = 1.6 + 1.9 * degree
     centre = lung_point(thorax, side, rng, low=0.22, high=0.85, reach=0.5, clear=radius * 0.6)
-    lesions.solids.append(("Mass", ellipsoid(centre, radius * rng.uniform(0.8, 1.0, 3), roll=rng.uniform(0, 3)), FILLED * 0.75))
+    lesions.solids.append(
+        ("Mass", ellipsoid(centre, radius * rng.uniform(0.8, 1.0, 3), roll=rng.uniform(0, 3)), FILLED * 0.75)
+    )
     for _ in range(5):
         offset = rng.normal(0, 1, 3)
         offset *= 0.62 * radius / np.linalg.norm(offset)

@@ -176,7 +176,7 @@ class _Scene:
             if side in self.lesions.dry:
                 found["Effusion"] = found.get("Effusion", False) | (fluid > 0.15)
             if side in self.lesions.collapse:
-                found["Pneumothorax"] = found.get("Pneumothorax", False) | (air > 0.15)
+                found["Pneumothorax"] = found.get("Pneumothorax", False) | (air > np.maximum(0.3, lung))
         room = np.clip(aerated / 3, 0, 1)
         total += joined([self._vessels(side) for side in SIDES]).integral(view) * room
         total += thorax.airways.integral(view)
@@ -307,7 +307,13 @@ class _Body:
 
 LETTERS = {  # strokes in units of the letter's height
     "L": [[(0, 0), (0, 1)], [(0, 1), (0.55, 1)]],
-    "R": [[(0, 0), (0, 1)], [(0, 0), (0.5, 0.1)], [(0.5, 0.1), (0.5, 0.4)], [(0.5, 0.4), (0, 0.5)], [(0.1, 0.5), (0.6, 1)]],
+    "R": [
+        [(0, 0), (0, 1)],
+        [(0, 0), (0.5, 0.1)],
+        [(0.5, 0.1), (0.5, 0.4)],
+        [(0.5, 0.4), (0, 0.5)],
+        [(0.1, 0.5), (0.6, 1)],
+    ],
 }
 LEAD = 4.0  # 1/cm: lead letters let nothing through
 

@@ -137,9 +137,7 @@ def write_report(
     old = age is not None and age == age and age >= OLD_AGE
     body.append(pick(OLD_BONES if old else BONES))
     head = [pick(TECHNIQUE).format(views=_views(views)), _person(pick(PERSON), sex, age)]
-    impression = " ".join(_impression(f, details.get(f, {})) for f in present) or (
-        "" if uncertain else pick(NORMAL)
-    )
+    impression = " ".join(_impression(f, details.get(f, {})) for f in present) or ("" if uncertain else pick(NORMAL))
     if uncertain:
         impression += " Possible " + " and ".join(f.lower() for f in uncertain) + "."
     text = f"{' '.join(p for p in head if p)} FINDINGS: {' '.join(b for b in body if b)} IMPRESSION: {impression}"

@@ -119,7 +119,8 @@ class Chord:
         high = np.maximum(_high(self), _high(other))
         hit = high > low
         return Chord(
-            np.where(hit, (low + high) / 2, 0).astype(np.float32), np.where(hit, (high - low) / 2, -1).astype(np.float32)
+            np.where(hit, (low + high) / 2, 0).astype(np.float32),
+            np.where(hit, (high - low) / 2, -1).astype(np.float32),
         )
 
 
@@ -193,7 +194,9 @@ class Stack:
         dx, dz = view.ray
         u, y = np.array([left, right, left, right]), np.array([top, top, bottom, bottom])
         column, row = view.project(np.stack([u * ex + depth * dx, y, u * ez + depth * dz], -1))
-        limits = [np.clip([np.floor(c.min()) - 1, np.ceil(c.max()) + 2], 0, view.size).astype(int) for c in (row, column)]
+        limits = [
+            np.clip([np.floor(c.min()) - 1, np.ceil(c.max()) + 2], 0, view.size).astype(int) for c in (row, column)
+        ]
         return slice(*map(int, limits[0])), slice(*map(int, limits[1]))
 
     def level(self, point: np.ndarray) -> np.ndarray:
@@ -323,12 +326,14 @@ def _project(pieces: Tubes, view: View) -> dict[str, np.ndarray]:
     axis = pieces.end - pieces.start
     length = np.maximum(np.sqrt((axis**2).sum(1)), 1e-6)
     cosine = np.abs(axis[:, 0] * view.ray[0] + axis[:, 2] * view.ray[1]) / length
-    shadow = np.maximum(np.hypot(x1 - x0, y1 - y0), 1e-3)
+    shadow = np.hypot(x1 - x0, y1 - y0)
+    seen_end_on = shadow < 1e-3
+    shadow = np.maximum(shadow, 1e-3)
     projected = {
         "x": (x0 + x1) / 2,
         "y": (y0 + y1) / 2,
-        "tx": (x1 - x0) / shadow,
-        "ty": (y1 - y0) / shadow,
+        "tx": np.where(seen_end_on, 1.0, (x1 - x0) / shadow),
+        "ty": np.where(seen_end_on, 0.0, (y1 - y0) / shadow),
         "half": shadow / 2,
         "radius": pieces.radius * scale,
         "inner": pieces.inner * scale,

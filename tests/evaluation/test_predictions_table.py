@@ -1,0 +1,129 @@
+import numpy as np
+import pandas as pd
+import pytest
+from simulated import table
+
+from cxraug.errors import InputError
+from cxraug.evaluation.predictions import read_predictions
+
+
+def wrong(message, *frames, **options):
+    with pytest.raises(InputError, match=message) as caught:
+        read_predictions(list(frames), **options)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("y_A", 2, r"row 4, column 'y_A': not a label; found '2.*expected 0, 1 or blank"),
+        ("y_A", -1, "not a label"),
+        ("p_A", 1.2, r"row 4, column 'p_A': not a probability; found '1.2'.*--logits"),
+        ("p_A", np.nan, "not a probability"),
+        ("patient_id", " ", "row 4, column 'patient_id': blank"),
+        ("image", None, "column 'image': blank"),
+        ("split", "holdout", "unknown split; found 'holdout'; expected train, val or test"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_row(column, value, message):
+    frame = table()
+    frame[column] = frame[column].astype(object)
+    frame.loc[2, column] = value
+    wrong(message, frame)
+
+
+def test_text_that_is_no_label_is_refused_in_files_too(tmp_path):
+    frame = table().astype({"y_B": object})
+    frame.loc[0, "y_B"] = "yes"
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    wrong(r"p\.csv, row 2, column 'y_B': not a label; found 'yes'", tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize("column", ["image", "patient_id", "y_A"])
+def test_missing_columns_are_named(column):
+    wrong(f"column '{column}': missing column", table().drop(columns=column))
+
+
+def test_no_scores_no_rows_no_file(tmp_path):
+    wrong("p_<finding>", table().drop(columns=["p_A", "p_B"]))
+    wrong("no test rows", table().assign(split="val"))
+    wrong("no such file", tmp_path / "none.csv")
+    (tmp_path / "x.parquet").write_text("not parquet")
+    wrong("not a CSV or Parquet", tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="no predictions"):
+        read_predictions([])
+
+
+def test_the_same_image_twice_in_a_run_is_refused_and_in_two_runs_is_not():
+    frame = table()
+    wrong(
+        "row 3: the same image twice in one arm, seed and draw; found 'i00000.png'",
+        pd.concat([frame.iloc[:1], frame]),
+    )
+    both = pd.concat([frame.assign(seed=0), frame.assign(seed=1)])
+    assert len(read_predictions([both]).runs) == 2
+
+
+def test_a_patient_in_two_splits_is_refused():
+    frame = table(validation=20)
+    frame.loc[:1, "patient_id"] = "p0000"
+    frame.loc[:1, "split"] = ["val", "test"]
+    wrong("a patient in two splits; found 'p0000'", frame)
+
+
+def test_runs_must_hold_the_same_test_images_labels_patients_and_findings():
+    frame = table()
+    wrong(r"different test images \(1 only in one\)", frame, frame.iloc[1:])
+    wrong("different labels", frame, frame.assign(y_A=1 - frame["y_A"]))
+    swapped = frame.assign(patient_id=frame["patient_id"].where(frame.index > 0, "other"))
+    wrong("name different patients", frame, swapped)
+    wrong("other findings.*'B'", frame, frame.drop(columns=["y_B", "p_B"]))
+    wrong("the same arm, seed and draw in two files", frame.assign(seed=3), frame.assign(seed=3))
+
+
+def test_files_are_seeds_in_order_and_names_are_arms(tmp_path):
+    for k in range(3):
+        table(run=k).to_csv(tmp_path / f"{k}.csv", index=False)
+    files = [f"{name}:{tmp_path / f'{k}.csv'}" for name, k in (("old", 0), ("new", 1), ("new", 2))]
+    runs = read_predictions(files).runs
+    assert runs[["arm", "seed", "draw"]].to_numpy().tolist() == [
+        ["old", "0", "0"],
+        ["new", "0", "0"],
+        ["new", "1", "0"],
+    ]
+    plain = read_predictions([tmp_path / "0.csv", tmp_path / "1.csv"])
+    assert plain.runs["seed"].tolist() == ["0", "1"]
+    assert plain.arms == ["model"]
+    assert len(plain.sources[0]["sha256"]) == 64
+
+
+def test_rows_may_come_in_any_order_and_as_parquet(tmp_path):
+    frame = table(validation=30)
+    frame.sample(frac=1, random_state=0).to_parquet(tmp_path / "p.parquet")
+    a, b = read_predictions([frame]), read_predictions([tmp_path / "p.parquet"])
+    np.testing.assert_array_equal(a.p, b.p)
+    assert a.table["image"].tolist() == b.table["image"].tolist()
+    assert len(a.validation[0].y[0]) == (frame["split"] == "val").sum()
+
+
+def test_training_rows_are_left_out_and_said():
+    frame = table(validation=30).replace({"split": {"val": "train"}})
+    found = read_predictions([frame])
+    assert "training split were left out" in found.notes[0]
+    assert found.validation[0].y.shape[1] == 0
+
+
+def test_logits_on_request():
+    frame = table()
+    as_logits = frame.assign(**{c: np.log(frame[c] / (1 - frame[c])) for c in ("p_A", "p_B")})
+    wrong("not a probability", as_logits)
+    np.testing.assert_allclose(read_predictions([as_logits], logits=True).p, read_predictions([frame]).p)
+
+
+def test_no_torch_is_needed():
+    import subprocess
+    import sys
+
+    code = "import sys, cxraug.evaluation.evaluate, cxraug.evaluation.endpoint; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
