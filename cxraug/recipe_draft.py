@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from cxraug.errors import InputError
+from cxraug.studies.labels import NO_FINDING
 from cxraug.studies.manifest import Manifest, read_manifest
 
 MIN_TEST_POSITIVES = 10  # below that no statement about a finding survives the small-cell rule
@@ -74,7 +75,7 @@ def draft_recipe(manifest_path: Path, out: Path, finding: str | None = None) -> 
                 f"no finding has {MIN_TEST_POSITIVES} positive and negative test rows, so no effect could be measured",
                 file=manifest_path,
             )
-        finding = min(usable, key=lambda name: usable[name])
+        finding = min([name for name in usable if name != NO_FINDING] or usable, key=lambda name: usable[name])
     elif finding not in manifest.findings:
         raise InputError(
             f"unknown finding {finding!r}", file=manifest_path, column="labels", expected=", ".join(manifest.findings)

@@ -48,12 +48,17 @@ def odds_ratio(positive: int, total: int, other_positive: int, other_total: int)
 
 def fisher_p(positive: int, total: int, other_positive: int, other_total: int) -> float:
     """Two-sided p value of Fisher's exact test; 1 where a margin is empty."""
-    from scipy.stats import fisher_exact
+    from scipy.special import gammaln
 
-    if total == 0 or other_total == 0 or positive + other_positive in (0, total + other_total):
+    cases = positive + other_positive
+    if total == 0 or other_total == 0 or cases in (0, total + other_total):
         return 1.0
-    table = [[positive, total - positive], [other_positive, other_total - other_positive]]
-    return float(min(1.0, fisher_exact(table).pvalue))
+    x = np.arange(max(0, cases - other_total), min(cases, total) + 1)
+    log_p = -(gammaln(x + 1) + gammaln(total - x + 1))
+    log_p -= gammaln(cases - x + 1) + gammaln(other_total - cases + x + 1)
+    p = np.exp(log_p - log_p.max())
+    as_extreme = p <= p[positive - x[0]] * (1 + 1e-7)
+    return float(min(1.0, p[as_extreme].sum() / p.sum()))
 
 
 def cramers_v(positive: Sequence[int] | np.ndarray, total: Sequence[int] | np.ndarray) -> float:

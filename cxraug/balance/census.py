@@ -41,9 +41,14 @@ class Census:
 
     def label_sets(self) -> list[tuple[str, ...] | None]:
         """The present findings of each study; None where the labels are not completely known or nothing is present."""
-        patterns, inverse = np.unique(self.y == 1, axis=0, return_inverse=True)
-        names = [tuple(f for f, on in zip(self.findings, row, strict=True) if on) or None for row in patterns]
-        return [names[i] if ok else None for i, ok in zip(inverse.ravel(), self.complete, strict=True)]
+        present = self.y == 1
+        code = pd.Series(np.zeros(len(self), dtype=np.int64))
+        for start in range(0, present.shape[1], 60):  # 60 findings fit into one integer
+            bits = present[:, start : start + 60]
+            code = pd.Series(pair_codes(code, pd.Series(bits @ (1 << np.arange(bits.shape[1], dtype=np.int64)))))
+        _, first = np.unique(code, return_index=True)
+        names = [tuple(f for f, on in zip(self.findings, present[row], strict=True) if on) or None for row in first]
+        return [names[i] if ok else None for i, ok in zip(code.to_numpy(), self.complete, strict=True)]
 
 
 def take_census(manifest: Manifest, findings: Sequence[str] | None = None) -> Census:

@@ -30,11 +30,11 @@ def cover(
 ) -> np.ndarray:
     """Choose whole numbers of studies per kind.
 
-    The full plan meets every demand at the lowest cost, where a study costs 1 and one more with every doubling of its kind
-    beyond its familiarity: kinds are used about as often as they really occur, and a rare label set that would serve
-    many demands at once is no bargain. A budget below it takes a part of the full plan: first the largest relative
-    shortfall (what stays missing of a demand, divided by its target) is as small as possible, then their sum, then kinds
-    keep the proportions of the full plan.
+    The full plan meets every demand at the lowest cost, where a study costs 1 and one more with every doubling of its
+    kind beyond its familiarity: kinds are used about as often as they really occur, and a rare label set that would
+    serve many demands at once is no bargain. A budget below it takes a part of the full plan: first the largest
+    relative shortfall (what stays missing of a demand, divided by its target) is as small as possible, then their sum,
+    then kinds keep the proportions of the full plan.
 
     Parameters
     ----------
@@ -192,7 +192,3 @@ def _silent_stdout() -> Iterator[None]:
             ctypes.CDLL(None).fflush(None)
         os.dup2(saved, 1)
         os.close(saved)
-
-
-def _gap(kinds: int) -> float:
-    return 0.0 if kinds <= EXACT_BELOW else GAP

@@ -25,8 +25,8 @@ NO_FINDING = "No Finding"
 class Images:
     """Images and their labels, in the order in which an epoch shows them before it is shuffled.
 
-    ``pixels`` uint8 (n, S, S); ``y`` float32 (n, F): 1, 0 or NaN (unknown); ``rows`` int (m,): which stored image stands
-    at each of m positions, repeats allowed (None: each image once). Repeats cost no memory.
+    ``pixels`` uint8 (n, S, S); ``y`` float32 (n, F): 1, 0 or NaN (unknown); ``rows`` int (m,): which stored image
+    stands at each of m positions, repeats allowed (None: each image once). Repeats cost no memory.
     """
 
     pixels: np.ndarray
@@ -75,8 +75,8 @@ def concat(parts: Sequence[Images]) -> Images:
 class ArmData:
     """What an arm trains on.
 
-    For the first ``pretrain_share`` of the steps ``pretrain`` (if any), then ``main``. ``loss_weights`` (F,) multiply the
-    loss of positives; ``augment`` replaces the settings' augmentation; ``facts`` are counts for the card.
+    For the first ``pretrain_share`` of the steps ``pretrain`` (if any), then ``main``. ``loss_weights`` (F,) multiply
+    the loss of positives; ``augment`` replaces the settings' augmentation; ``facts`` are counts for the card.
     """
 
     main: Images
@@ -158,7 +158,7 @@ def duplicates(real_cells: Sequence[str], planned_cells: Sequence[str], seed: in
     """For each planned cell a real row of it, drawn with replacement.
 
     A cell without a real image falls back to its label set, and that to the real images that share most of its
-    findings. Returns the rows (as many as planned) and how many were matched by ``cell``, ``label set`` and ``finding``.
+    findings. Returns the rows, as many as planned, and how many matched by ``cell``, ``label set`` and ``finding``.
     """
     by_cell, by_set = _index(real_cells), _index([cell.split("|", 1)[0] for cell in real_cells])
     rng = np.random.default_rng(seed)
@@ -196,7 +196,7 @@ def oversample(real_cells: Sequence[str], planned_cells: Sequence[str] | None, s
 
 
 def positive_weights(y: np.ndarray, largest: float = MAX_WEIGHT) -> np.ndarray:
-    """Weights (F,) of positives: negatives / positives over the known labels, at most ``largest`` and at least its inverse.
+    """Weights (F,) of positives: negatives / positives over the known labels, between 1 / ``largest`` and ``largest``.
 
     A finding without positives or without negatives has weight 1.
     """

@@ -35,14 +35,14 @@ def predict_manifest(
 ) -> dict[str, Any]:
     """Predict every image of a manifest and write the predictions.
 
-    Images are brought to the encoding in which the classifier was trained (``encoding`` in its card's ``info``; else its
-    size alone). Labels that the manifest does not know are blank.
+    Images are brought to the encoding in which the classifier was trained (``encoding`` in its card's ``info``; else
+    its size alone). Labels that the manifest does not know are blank.
 
     Parameters
     ----------
     model : folder of a trained classifier. manifest : CSV or Parquet. out : ``.csv`` or ``.parquet``.
-    splits : only rows of these. where, root : as of ``read_manifest``. on_bad_image, cache : as of ``build_cache``; without
-        ``cache`` the decoded images lie beside ``out`` until it is written.
+    splits : only rows of these. where, root : as of ``read_manifest``. on_bad_image, cache : as of ``build_cache``;
+        without ``cache`` the decoded images lie beside ``out`` until it is written.
     arm : name of the arm, written into the predictions.
 
     Returns

@@ -7,6 +7,7 @@ import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,8 @@ from cxraug.studies.seen import Seen
 
 XRV = "xrv:"
 XRV_SIZE = 224
+# What torch.load raises at a file that is broken or that holds more than tensors.
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError)
 NESTED = ("state_dict", "model_state_dict", "model")
 
 
@@ -95,10 +98,12 @@ def _timm(name: str, n_out: int, weights: Path | None, size: int | None) -> Clas
         source = (config and (config.hf_hub_id or config.url)) or name
         raise InputError(
             f"model {name!r} stands for pretrained weights, and nothing is downloaded here",
-            expected=f"the weights of {source} in a local file named by train.weights, or {architecture!r} from scratch",
+            expected=f"{source} in a local file named by train.weights, or {architecture!r} from scratch",
         )
     config = timm.get_pretrained_cfg(architecture)
-    fixed = {"img_size": size} if size is not None and config is not None and config.fixed_input_size else {}
+    fixed: dict[str, Any] = (
+        {"img_size": size} if size is not None and config is not None and config.fixed_input_size else {}
+    )
     try:
         net = timm.create_model(architecture, pretrained=False, in_chans=1, num_classes=n_out, **fixed)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -185,7 +190,7 @@ def _state_dict(file: Path) -> dict[str, torch.Tensor]:
             raise InputError(f"not a safetensors file ({error})", file=file) from None
     try:
         value = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError):
+    except UNREADABLE:
         raise InputError(
             "cannot be read without running code from the file",
             file=file,

@@ -10,10 +10,10 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from cxraug.errors import WorkError
 from cxraug.progress import track
@@ -35,8 +35,8 @@ def train_many(jobs: Sequence[Callable[[], T]], workers: int, *, what: str = "tr
 
     Parameters
     ----------
-    jobs : picklable calls without arguments, e.g. ``functools.partial(train_one, folder, seed)`` of a function at the top
-        of a module. Give paths rather than arrays: each job is sent to a process.
+    jobs : picklable calls without arguments, e.g. ``functools.partial(train_one, folder, seed)`` of a function at the
+        top of a module. Give paths rather than arrays: each job is sent to a process.
     workers : number of processes; with 1 the jobs run here, one after another, also with one thread. Results do not
         depend on it.
     what : name on the progress bar. done : jobs that an earlier sitting finished, counted on the bar.
@@ -56,7 +56,7 @@ def train_many(jobs: Sequence[Callable[[], T]], workers: int, *, what: str = "tr
     return [results[i] for i in range(len(jobs))]
 
 
-def _here(jobs: Sequence[Callable[[], Any]]) -> Iterator[tuple[int, Any]]:
+def _here(jobs: Sequence[Callable[[], Any]]) -> Generator[tuple[int, Any], None, None]:
     import torch
 
     before = torch.get_num_threads()
@@ -68,7 +68,7 @@ def _here(jobs: Sequence[Callable[[], Any]]) -> Iterator[tuple[int, Any]]:
         torch.set_num_threads(before)
 
 
-def _in_processes(jobs: Sequence[Callable[[], Any]], workers: int) -> Iterator[tuple[int, Any]]:
+def _in_processes(jobs: Sequence[Callable[[], Any]], workers: int) -> Generator[tuple[int, Any], None, None]:
     payloads = [pickle.dumps(job) for job in jobs]
     pool: dict[Connection, BaseProcess] = {}
     busy: dict[Connection, int] = {}
@@ -79,7 +79,8 @@ def _in_processes(jobs: Sequence[Callable[[], Any]], workers: int) -> Iterator[t
             pool[connection] = process
             busy[connection] = _send(connection, waiting, payloads)
         while busy:
-            for connection in wait(list(busy)):
+            for ready in wait(list(busy)):
+                connection = cast(Connection, ready)
                 index, result = _receive(connection, pool[connection], busy.pop(connection))
                 if waiting:
                     busy[connection] = _send(connection, waiting, payloads)
@@ -139,9 +140,6 @@ def _work(connection: Connection, parent: int) -> None:
     """The life of a worker: answer jobs until the parent closes the line or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides and terminates
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)
     while True:
         try:
             job = pickle.loads(connection.recv_bytes())

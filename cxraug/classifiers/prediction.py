@@ -18,8 +18,8 @@ from cxraug.storage import atomic
 KEYS = ("image", "patient_id", "split")
 # Columns of a manifest that describe the image or its files and are no groups.
 NO_GROUPS = {
-    *KEYS, "study_id", "labels", "report", "mask", "boxes", "license", "synthetic", "prompt_id", "core", "core_sha256", "seed",
-    "gate", "gate_reasons", "arm", "draw", "original_name", "mask_source",
+    *KEYS, "study_id", "labels", "report", "mask", "boxes", "license", "synthetic", "prompt_id", "core", "core_sha256",
+    "seed", "gate", "gate_reasons", "arm", "draw", "original_name", "mask_source",
 }  # fmt: skip
 
 
@@ -69,8 +69,8 @@ def write_predictions(
 
     Parameters
     ----------
-    rows : the manifest's rows; their group columns (sex, age, view, source, race and any column that is no description of
-        the image) are kept.
+    rows : the manifest's rows; their group columns (sex, age, view, source, race and any column that is no description
+        of the image) are kept.
     y, p : labels (n, F): 1, 0, NaN (unknown, written as blank), and probabilities (n, F). findings : their names.
     arm, seed, draw : written where given.
 

@@ -14,8 +14,8 @@ class TrainSettings(BaseModel):
 
     ``model`` is a timm name or ``xrv:densenet121-res224-...``; ``weights`` a file to start from. ``steps`` counts all
     optimiser steps, pretraining included; ``warmup`` is the share of them over which the learning rate rises to ``lr``
-    before it falls along a cosine. ``eval_every`` and ``checkpoint_every`` count steps. ``ema`` is the decay of a moving
-    average of the weights; with one, the average is what is validated and saved. ``channels_last`` is the memory
+    before it falls along a cosine. ``eval_every`` and ``checkpoint_every`` count steps. ``ema`` is the decay of a
+    moving average of the weights; with one, the average is what is validated and saved. ``channels_last`` is the memory
     layout of images; by default it is used on CUDA only. ``threads`` are CPU threads of one training.
     """
 

@@ -1,7 +1,7 @@
 """Training of one arm: a fixed number of steps, exact resume, and the best validated weights.
 
-Everything random at a step (batch, augmentation, dropout) follows from the seed and the step's number, so a training that
-was killed goes on bit for bit from its last checkpoint, and two arms of one seed see their draws at the same steps.
+Everything random at a step (batch, augmentation, dropout) follows from the seed and the step's number, so a training
+that was killed goes on bit for bit from its last checkpoint, and the arms of one seed see the same draws at a step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.nn import functional
 
 from cxraug.classifiers.arms import ArmData, Images
 from cxraug.classifiers.augmentation import augment
 from cxraug.classifiers.card import CARD, WEIGHTS, ClassifierCard, seen_parts, weights_file
-from cxraug.classifiers.models import build_model
+from cxraug.classifiers.models import UNREADABLE, build_model
+from cxraug.classifiers.objective import masked_loss, validation_aurocs
+from cxraug.classifiers.schedule import batch_positions, learning_rate
 from cxraug.classifiers.settings import TrainSettings
 from cxraug.errors import InputError, WorkError
 from cxraug.progress import track
@@ -36,7 +36,6 @@ from cxraug.studies.seen import Seen
 CHECKPOINT = "checkpoint.pt"
 HISTORY = "history.csv"
 VALIDATION_BATCH = 256
-FINAL_SHARE = 0.01  # of the learning rate, at the last step
 
 
 def train_arm(
@@ -58,7 +57,8 @@ def train_arm(
     Parameters
     ----------
     data, val : training data and validation images with labels (n, F); unknown labels (NaN) count in no loss or metric.
-    folder : where the result goes. A finished training of the same inputs is returned as it is, an unfinished one goes on.
+    folder : where the result goes. A finished training of the same inputs is returned as it is, an unfinished one goes
+        on.
     settings : the same for all arms that are compared. findings : names of the F labels. seed : of weights and order.
     select : the finding whose validation AUROC picks the weights (ties: the later step); by default the mean over the
         findings. Where validation cannot give it, the last step's weights are kept, and the card says so.
@@ -78,7 +78,8 @@ def train_arm(
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*"):
-        leftover.unlink()  # of a write that a kill cut short
+        if leftover.is_file():
+            leftover.unlink()  # of a write that a kill cut short
     with _quiet_state(settings.threads):
         training = _Training(data, val, settings, findings, seed, select, weights)
         training.restore(folder / CHECKPOINT, identity)
@@ -90,56 +91,6 @@ def train_arm(
         _write(training, folder, identity, card or {}, seen, weights)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return folder
-
-
-def masked_loss(logits: torch.Tensor, y: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Binary cross-entropy averaged over the known labels; unknown ones (NaN) have no gradient.
-
-    ``logits`` and ``y`` are (n, F); ``weights`` (F,) multiply the loss of positives. 0 if nothing is known.
-    """
-    known = ~torch.isnan(y)
-    loss = functional.binary_cross_entropy_with_logits(
-        logits, torch.nan_to_num(y), pos_weight=weights, reduction="none"
-    )
-    return torch.where(known, loss, 0.0).sum() / known.sum().clamp(min=1)
-
-
-def validation_aurocs(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """AUROC (F,) of each finding over its known labels; NaN where positives or negatives are missing."""
-    from torchmetrics.functional.classification import binary_auroc, multilabel_auroc
-
-    usable = ((y == 1).any(axis=0)) & ((y == 0).any(axis=0))
-    result = np.full(y.shape[1], np.nan)
-    target = torch.from_numpy(np.nan_to_num(y[:, usable], nan=-1).astype(np.int64))
-    scores = torch.from_numpy(np.ascontiguousarray(probabilities[:, usable]))
-    if usable.sum() == 1:
-        result[usable] = float(binary_auroc(scores[:, 0], target[:, 0], ignore_index=-1, validate_args=False))
-    elif usable.sum() > 1:
-        values = multilabel_auroc(
-            scores, target, num_labels=int(usable.sum()), average="none", ignore_index=-1, validate_args=False
-        )
-        result[usable] = values.numpy()
-    return result
-
-
-def learning_rate(step: int, settings: TrainSettings) -> float:
-    """Learning rate of 0-based ``step``: a linear rise over ``warmup``, then half a cosine down to 1 %."""
-    rise = settings.warmup * settings.steps
-    if step + 1 <= rise:
-        return settings.lr * (step + 1) / rise
-    share = (step + 1 - rise) / max(settings.steps - rise, 1)
-    return settings.lr * (FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * share)))
-
-
-def batch_positions(step: int, size: int, n: int, seed: int) -> np.ndarray:
-    """Positions of batch ``step``: a window on an endless row of permutations of ``n``, one per epoch."""
-    places = np.arange(step * size, (step + 1) * size)
-    return np.array([_permutation(int(place // n), n, seed)[place % n] for place in places])
-
-
-@lru_cache(maxsize=4)
-def _permutation(epoch: int, n: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(n)
 
 
 def to_unit(pixels: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -193,7 +144,9 @@ class _Training:
         self.model, self.optimiser = self.accelerator.prepare(model, optimiser)
         loss_weights = data.loss_weights
         self.loss_weights = None if loss_weights is None else torch.from_numpy(loss_weights).to(self.device)
-        self.first_stage = round(data.pretrain_share * settings.steps) if data.pretrain is not None else 0
+        # at least one step is the second stage's: only its weights are the arm's
+        share = data.pretrain_share if data.pretrain is not None else 0.0
+        self.first_stage = min(round(share * settings.steps), settings.steps - 1)
         self.step, self.counted, self.losses = 0, 0, torch.zeros((), device=self.device)
         self.history: list[dict[str, Any]] = []
         self.best = _Best()
@@ -286,7 +239,10 @@ class _Training:
         """
         if not path.is_file():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except UNREADABLE as error:
+            raise WorkError(f"{path}: cannot be read ({error}); delete it to start this training over") from None
         if state["identity"] != identity:
             raise InputError(
                 "this folder holds an unfinished training with other data or settings",
@@ -395,7 +351,7 @@ def _identity(
 def _images_digest(images: Images) -> str:
     sha = hashlib.sha256(repr((images.pixels.shape, images.y.shape)).encode())
     for array in (images.pixels, images.y.astype(np.float32), images.stored(np.arange(len(images))).astype(np.int64)):
-        sha.update(np.ascontiguousarray(array))
+        sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()
 
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from cxraug.evaluation.evaluate import Evaluation, EvaluationSettings
 
-HEADLINE = ("auroc", "auprc", "tpr", "fpr", "underdiagnosis", "overdiagnosis")
+HEADLINE = (("auroc", "auprc"), ("tpr", "fpr"), ("underdiagnosis", "overdiagnosis"))
+WIDE = 140
 
 
 def register(app: typer.Typer) -> None:
@@ -122,7 +123,8 @@ def _print_json(evaluation: Evaluation, out: Path | None) -> None:
 
     from cxraug.storage import plain
 
-    cells, gaps = (table[table["seed"] == "all"] for table in (evaluation.cells, evaluation.gaps))
+    tables = (evaluation.cells, evaluation.gaps)
+    cells, gaps = (table[(table["seed"] == "all") & (table["draw"] == "all")] for table in tables)
     value = {
         "out": out,
         "cells": cells.to_dict("records"),
@@ -137,37 +139,56 @@ def _print_tables(evaluation: Evaluation, out: Path | None) -> None:
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)  # a log or a pipe has no width of its own
     info = evaluation.info
     console.print(f"{info['n_images']:,} test images of {info['n_patients']:,} patients, {len(info['runs'])} run(s)")
     for arm in dict.fromkeys(evaluation.cells["arm"]):
-        console.print(_cells_table(evaluation, arm))
+        for pair in HEADLINE:
+            table = _cells_table(evaluation, arm, pair)
+            if table.row_count:
+                console.print(table)
     if len(evaluation.gaps):
         console.print(_gaps_table(evaluation))
     if len(evaluation.comparison):
         console.print(_comparison_table(evaluation))
     for note in info["notes"]:
         console.print(f"note: {note}", markup=False)
+    console.print("* few cases (fewer than the flag's limit); suppressed: too few to be shown", markup=False)
     if out is not None:
         console.print(f"written to {out}", markup=False)
 
 
-def _cells_table(evaluation: Evaluation, arm: str) -> Table:
+def _table(title: str, columns: dict[str, str]) -> Table:
+    """An open table whose columns (name: justify) fold rather than lose digits."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    cells = evaluation.cells
-    whole = cells[
-        (cells["arm"] == arm) & (cells["seed"] == "all") & (cells["draw"] == "all") & (cells["group"] == "all")
-    ]
-    shown = [metric for metric in HEADLINE if metric in set(whole["metric"])]
-    table = Table(title=Text(f"{arm}: whole test set, 95 % patient-clustered intervals", style="italic"))
-    for name in ("finding", "positives", *shown):
-        table.add_column(name, justify="left" if name == "finding" else "right")
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name, justify in columns.items():
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    return table
+
+
+def _cells_table(evaluation: Evaluation, arm: str, metrics: tuple[str, ...]) -> Table:
+    """One row per finding: the ``metrics`` on the whole test set over all runs."""
+    from rich.text import Text
+
+    from cxraug.evaluation.metrics import METRICS
+
+    cells = evaluation.cells[evaluation.cells["arm"] == arm]
+    whole = cells[(cells["seed"] == "all") & (cells["draw"] == "all") & (cells["group"] == "all")]
+    whole = whole[whole["metric"].isin(metrics)]
+    shown = [metric for metric in metrics if metric in set(whole["metric"])]
+    columns = {"finding": "left", "positives": "right", **{METRICS[metric].label: "right" for metric in shown}}
+    level = 100 * (1 - evaluation.info["settings"]["alpha"])
+    table = _table(f"{arm}, whole test set, {level:g} % patient-clustered intervals", columns)
     for finding in dict.fromkeys(whole["finding"]):
         rows = whole[whole["finding"] == finding].set_index("metric").to_dict("index")
         n_pos = next(iter(rows.values()))["n_pos"]
         texts = [_number(rows[metric]) if metric in rows else "" for metric in shown]
-        table.add_row(Text(str(finding)), "" if n_pos != n_pos else f"{int(n_pos):,}", *texts)
+        table.add_row(Text(str(finding)), "" if n_pos != n_pos or n_pos is None else f"{int(n_pos):,}", *texts)
     return table
 
 
@@ -175,41 +196,44 @@ def _number(row: dict[str, Any]) -> str:
     if row["flag"] == "suppressed":
         return "suppressed"
     mark = "*" if row["flag"] == "few" else ""
-    return f"{row['value']:.3f} ({row['ci_low']:.3f}-{row['ci_high']:.3f}){mark}"
+    return f"{row['value']:.3f} ({row['ci_low']:.3f} to {row['ci_high']:.3f}){mark}"
 
 
 def _gaps_table(evaluation: Evaluation, most: int = 20) -> Table:
-    from rich.table import Table
+    """The most certain gaps over all runs, at least those that are certain."""
     from rich.text import Text
 
     gaps = evaluation.gaps
-    gaps = gaps[(gaps["seed"] == "all") & (gaps["flag"] != "suppressed")].sort_values("p_adjusted", kind="stable")
-    certain = gaps[gaps["p_adjusted"] < evaluation.info["settings"]["alpha"]]
-    title = f"Gaps: {len(certain)} of {len(gaps)} are certain (simultaneous intervals per metric and grouping)"
-    table = Table(title=Text(title, style="italic"))
-    for name in ("arm", "finding", "group", "level", "against", "metric", "gap", "p adjusted", "detectable"):
-        table.add_column(name, justify="right" if name in ("gap", "p adjusted", "detectable") else "left")
-    for row in gaps.head(max(most, 0) if len(certain) < most else len(certain)).to_dict("records"):
-        texts = [str(row[key]) for key in ("arm", "finding", "group", "level", "reference", "metric")]
-        gap = f"{row['gap']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]{'*' if row['flag'] == 'few' else ''}"
-        table.add_row(*map(Text, texts), Text(gap), f"{row['p_adjusted']:.3f}", f"{row['mdg']:.3f}")
+    gaps = gaps[(gaps["seed"] == "all") & (gaps["draw"] == "all") & (gaps["flag"] != "suppressed")]
+    gaps = gaps.sort_values("p_adjusted", kind="stable")
+    certain = int((gaps["p_adjusted"] <= evaluation.info["settings"]["alpha"]).sum())
+    title = f"Gaps: {certain} of {len(gaps)} are certain (simultaneous intervals per metric and grouping)"
+    columns = {"arm": "left", "finding": "left", "who": "left", "metric": "left", "gap": "right", "p adj.": "right",
+               "detectable": "right"}  # fmt: skip
+    table = _table(title, columns)
+    for row in gaps.head(max(most, certain)).to_dict("records"):
+        who = f"{row['group']} {row['level']} - {row['reference']}"
+        mark = "*" if row["flag"] == "few" else ""
+        gap = f"{row['gap']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f}){mark}"
+        texts = [str(row["arm"]), str(row["finding"]), who, str(row["metric"]), gap]
+        table.add_row(*map(Text, texts), f"{row['p_adjusted']:.3f}", f"{row['mdg']:.3f}")
     return table
 
 
 def _comparison_table(evaluation: Evaluation, most: int = 40) -> Table:
-    from rich.table import Table
+    """The primary endpoint, then AUROC and AUPRC on the whole test set."""
     from rich.text import Text
 
-    rows = evaluation.comparison[evaluation.comparison["group"] == "all"]
-    rows = rows[
-        (rows["flag"] != "suppressed") & (rows["metric"].isin(["auroc", "auprc"]) | (rows["family"] == "primary"))
-    ]
-    table = Table(title=Text("Arms against controls (marginal intervals, Holm within a family)", style="italic"))
-    for name in ("arm", "against", "finding", "metric", "difference", "p Holm", "detectable", "draws x seeds"):
-        table.add_column(name, justify="right" if name in ("difference", "p Holm", "detectable") else "left")
+    rows = evaluation.comparison
+    ranks = rows["metric"].isin(["auroc", "auprc"]) & (rows["group"] == "all")
+    rows = rows[(rows["flag"] != "suppressed") & (ranks | (rows["family"] == "primary"))]
+    columns = {"arm - control": "left", "finding": "left", "metric": "left", "difference": "right", "p Holm": "right",
+               "detectable": "right", "draws x seeds": "left"}  # fmt: skip
+    table = _table("Arms against controls (marginal intervals, Holm within a family)", columns)
     for row in rows.head(most).to_dict("records"):
-        texts = [str(row[key]) for key in ("arm", "baseline", "finding", "metric")]
-        difference = f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
-        draws = f"{row['n_draws']} x {row['n_seeds']}" + (" (draws not assessed)" if row["n_draws"] == 1 else "")
+        texts = [f"{row['arm']} - {row['baseline']}", str(row["finding"]), str(row["metric"])]
+        mark = "*" if row["flag"] == "few" else ""
+        difference = f"{row['difference']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f}){mark}"
+        draws = f"{row['n_draws']} x {row['n_seeds']}" + (", draws not assessed" if row["n_draws"] == 1 else "")
         table.add_row(*map(Text, texts), Text(difference), f"{row['p_adjusted']:.3f}", f"{row['mde']:.3f}", draws)
     return table

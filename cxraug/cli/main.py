@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
-import click
 import typer
 
 from cxraug import __version__
 from cxraug.errors import CxraugError
+
+# typer may carry its own copy of click, so the base of its usage errors is taken from typer itself
+UsageProblem: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 PARTS = ("run", "recipe", "phantom", "audit", "plan", "core", "generate", "gate", "train", "evaluate", "report")
 
@@ -53,10 +56,10 @@ def run(arguments: list[str]) -> int:
     except CxraugError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except click.ClickException as error:
+    except UsageProblem as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted; what was finished stays, run again to go on", file=sys.stderr)
         return 130
     except OSError as error:

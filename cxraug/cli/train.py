@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal, cast
 
 import typer
 
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
         from cxraug.classifiers.manifest import predict_manifest
         from cxraug.cli.selection import choice, parse_where
 
-        bad = choice(on_bad_image, "--on-bad-image", ("error", "skip"))
+        bad = cast(Literal["error", "skip"], choice(on_bad_image, "--on-bad-image", ("error", "skip")))
         splits = [choice(name, "--split", ("train", "val", "test")) for name in split]
         done = predict_manifest(
             model,

@@ -21,7 +21,8 @@ class DiffusionSettings(BaseModel):
 
     Training
         ``steps`` of ``batch_size`` images with AdamW at ``lr``, cosine to a tenth after ``warmup`` steps; times from a
-        logit-normal (``t_mean``, ``t_sd``). Weights are averaged with decay ``ema``. ``rare_power`` draws a training
+        logit-normal (``t_mean``, ``t_sd``), the loss between equal weight of all times (``velocity_weight`` 0) and
+        that of rectified flow (1). Weights are averaged with decay ``ema``. ``rare_power`` draws a training
         image in proportion to (frequency of its rarest present finding) to the power ``-rare_power``: 0 is uniform, 1
         shows every finding about equally often. ``threads`` CPU threads are part of the settings because bytes depend
         on them.
@@ -45,6 +46,7 @@ class DiffusionSettings(BaseModel):
     weight_decay: float = Field(0.01, ge=0)
     t_mean: float = 0.0
     t_sd: float = Field(1.0, gt=0)
+    velocity_weight: float = Field(0.5, ge=0, le=1)
     ema: float = Field(0.998, ge=0, lt=1)
     rare_power: float = Field(0.5, ge=0, le=1)
     dropout: float = Field(0.1, ge=0, lt=1)

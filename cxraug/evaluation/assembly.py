@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from cxraug.errors import InputError
 from cxraug.evaluation.auprc import patient_weights
 from cxraug.evaluation.cells import Subject, Support, bootstrap_variance, measure, support
 from cxraug.evaluation.comparison import holm, shared_runs
@@ -29,6 +30,7 @@ GAPS = ("arm", "seed", "draw", "finding", "group", "level", "reference", "metric
 COMPARISON = ("baseline", "arm", "finding", "group", "level", "metric", "difference", "ci_low", "ci_high", "p_value",
               "p_adjusted", "family", "n_seeds", "n_draws", "n_patients", "mde", "flag")  # fmt: skip
 REST = "rest"
+MOST_LEVELS = 500
 NAN = float("nan")
 
 
@@ -56,7 +58,12 @@ class Gap:
 def levels_of(predictions: Predictions, group: str, age_bins: tuple[float, ...]) -> tuple[Array, list[str]]:
     """Level of every row (n,), and the levels in order."""
     levels = group_levels(predictions.table, group, age_bins)
-    return levels.to_numpy(dtype=object), level_order(levels, age_bins)
+    order = level_order(levels, age_bins)
+    if len(order) > MOST_LEVELS:
+        raise InputError(
+            "too many levels for a group", column=group, found=len(order), expected=f"at most {MOST_LEVELS}"
+        )
+    return levels.to_numpy(dtype=object), order
 
 
 class Assembly:
@@ -332,7 +339,8 @@ class Assembly:
                     row["mde"] = row["_estimate"].detectable(self.settings.alpha / shown)
         self.comparison.sort(key=lambda row: row["family"] != "primary")
         comparison = pd.DataFrame(self.comparison, columns=list(COMPARISON))
-        return pd.DataFrame(self.cells, columns=list(CELLS)), pd.DataFrame(self.gaps, columns=list(GAPS)), comparison
+        cells = pd.DataFrame(self.cells, columns=list(CELLS)).astype({"n_pos": "Int64"})
+        return cells, pd.DataFrame(self.gaps, columns=list(GAPS)), comparison
 
 
 def _run_weights(draws: Array) -> Array:

@@ -245,4 +245,4 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     frame = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values={
         column: [""] for column in columns if column not in _TEXT
     })  # fmt: skip
-    return frame[list(columns)]
+    return frame[list(columns)].astype({"n_pos": "Int64"} if "n_pos" in columns else {})

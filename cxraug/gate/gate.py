@@ -152,7 +152,8 @@ def gate_set(
     """
     set_folder = Path(set_folder)
     images = _real_images(real, cache, findings)
-    claims = _Claims(tuple(findings), real.annotated, plan)
+    here = {s: real.annotated[s] for s in sorted(set(real.frame["source"])) if s in real.annotated}
+    claims = _Claims(tuple(findings), here, plan)
     key = digest(
         [
             set_settings(set_folder), settings.model_dump(), seed, core is not None, list(groups), list(age_bins),

@@ -36,6 +36,20 @@ def test_fisher_of_the_lady_tasting_tea() -> None:
     assert fisher_p(0, 4, 0, 4) == 1.0
 
 
+def test_fisher_agrees_with_scipy() -> None:
+    from scipy.stats import hypergeom
+
+    rng = np.random.default_rng(0)
+    for n, m in rng.integers(5, 60, (40, 2)):
+        a, b = int(rng.integers(0, n + 1)), int(rng.integers(0, m + 1))
+        if a + b in (0, n + m):
+            continue
+        law = hypergeom(n + m, a + b, n)
+        x = np.arange(max(0, a + b - m), min(n, a + b) + 1)
+        expected = law.pmf(x)[law.pmf(x) <= law.pmf(a) * (1 + 1e-7)].sum()
+        assert fisher_p(a, int(n), b, int(m)) == pytest.approx(expected, rel=1e-6)
+
+
 def test_cramers_v_at_its_ends() -> None:
     assert cramers_v([50, 0], [50, 50]) == pytest.approx(1.0, abs=0.01)
     assert cramers_v([20, 20, 20], [100, 100, 100]) == 0.0

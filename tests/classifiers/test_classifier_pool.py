@@ -46,20 +46,22 @@ def until(what, seconds: float = 60) -> bool:
     return False
 
 
-def test_results_come_in_the_order_of_the_jobs_from_one_thread_each():
+def test_results_come_in_the_order_of_the_jobs():
     calls = [partial(jobs.square, i) for i in range(7)]
-    expected = [(i * i, 1) for i in range(7)]
+    expected = [i * i for i in range(7)]
     assert train_many(calls, 1) == expected
     assert train_many(calls, 3) == expected
     assert train_many([], 2) == []
     assert multiprocessing.active_children() == []
 
 
-def test_trained_weights_do_not_depend_on_the_number_of_workers(tmp_path):
-    one = train_many([partial(jobs.train_toy, tmp_path / f"one-{s}", s) for s in range(2)], 1)
-    two = train_many([partial(jobs.train_toy, tmp_path / f"two-{s}", s) for s in range(2)], 2)
-    assert one == two
+def test_trained_weights_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
+    monkeypatch.setenv("POOL_TEST_PARENT", str(os.getpid()))
+    one = train_many([partial(jobs.train_toy, tmp_path / f"one-{s}", s) for s in range(2)] + [jobs.threads], 1)
+    two = train_many([partial(jobs.train_toy, tmp_path / f"two-{s}", s) for s in range(2)] + [jobs.threads], 2)
+    assert one[:2] == two[:2]
     assert one[0] != one[1]
+    assert (one[2], two[2]) == ((1, True), (1, False))  # one thread each, here and in a process of its own
 
 
 def test_the_first_failure_is_raised_here_and_the_rest_is_killed(tmp_path):

@@ -12,9 +12,10 @@ from squares import FINDINGS, SIZE, toy
 
 from cxraug.classifiers.arms import ArmData
 from cxraug.classifiers.manifest import predict_manifest
+from cxraug.classifiers.objective import validation_aurocs
 from cxraug.classifiers.prediction import predict_arm, write_predictions
 from cxraug.classifiers.settings import TrainSettings
-from cxraug.classifiers.training import train_arm, validation_aurocs
+from cxraug.classifiers.training import train_arm
 from cxraug.cli.main import run
 from cxraug.errors import HiddenDataError, InputError
 from cxraug.studies.seen import Seen
@@ -68,9 +69,19 @@ def test_other_images_and_swapped_weights_are_refused(model, tmp_path):
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_predictions_have_the_columns_of_the_contract(tmp_path, suffix):
     rows = pd.DataFrame(
-        {"image": ["a", "b"], "patient_id": ["1", "2"], "split": ["val", "test"], "sex": ["F", None], "age": [3.0, np.nan],
-         "labels": ["x", "y"], "report": ["", ""], "ward": ["n", "s"], "_root": ["/", "/"]}, index=[5, 9],
-    )  # fmt: skip
+        {
+            "image": ["a", "b"],
+            "patient_id": ["1", "2"],
+            "split": ["val", "test"],
+            "sex": ["F", None],
+            "age": [3.0, np.nan],
+            "labels": ["x", "y"],
+            "report": ["", ""],
+            "ward": ["n", "s"],
+            "_root": ["/", "/"],
+        },
+        index=[5, 9],
+    )
     y, p = np.array([[1.0], [np.nan]], np.float32), np.array([[0.25], [0.5]], np.float32)
     path = write_predictions(tmp_path / f"p.{suffix}", rows, y, p, ["Mass"], arm="real", seed=2, draw=0)
     table = pd.read_csv(path) if suffix == "csv" else pd.read_parquet(path)
@@ -102,7 +113,7 @@ def test_a_manifest_is_predicted_from_the_command_line(model, manifest, tmp_path
 def test_rows_that_a_classifier_was_trained_on_are_no_test_rows(model, manifest, tmp_path):
     table = pd.read_csv(manifest)
     table.assign(split="test").to_csv(manifest, index=False)
-    with pytest.raises(HiddenDataError, match="1 patients .* of the test rows"):
+    with pytest.raises(HiddenDataError, match=r"1 patients .* of the test rows"):
         predict_manifest(model, manifest, tmp_path / "p.csv")
 
 

@@ -118,7 +118,7 @@ def test_network_inputs_determine_the_noisy_image_and_have_unit_size() -> None:
         noisy = (1 - t) * clean + t * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
         maps, estimate, deviation = denoiser.precondition.inputs(noisy, t, batch)
         unexplained = denoiser.precondition.to_flat(maps[:, 4:])
-        again = (1 - t) * estimate + unexplained * ((1 - t) ** 2 * deviation**2 + t**2).sqrt()
+        again = (1 - t) * estimate + unexplained * (t**2 - (1 - t) ** 2 * deviation**2).sqrt()
         assert torch.allclose(again, noisy, atol=1e-4)
         assert 0.7 < float(unexplained.std()) < 1.3
         assert 0.5 < float(((clean - estimate) / deviation).std()) < 1.5  # what is left to learn

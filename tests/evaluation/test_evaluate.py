@@ -213,6 +213,11 @@ def test_names_that_are_not_there_are_refused(changes, message):
         evaluate(read_predictions([table()]), settings(**changes))
 
 
+def test_a_column_of_names_is_no_group():
+    with pytest.raises(InputError, match="column 'image': too many levels for a group; found 6"):
+        evaluate(read_predictions([table(250)]), settings(groups=("image",)))
+
+
 @pytest.mark.parametrize(
     "changes", [{"metrics": ["auc"]}, {"threshold_rule": "best"}, {"age_bins": [20, 0]}, {"alpha": 0}, {"seeds": 3}]
 )

@@ -44,7 +44,8 @@ class Preconditioner(nn.Module):
         estimate, variance = self.model.wiener(noisy, t, batch)
         deviation = variance.sqrt()
         a = 1 - t
-        unexplained = (noisy - a * estimate) / (a**2 * variance + t**2).sqrt()
+        left = (t**2 - a**2 * variance).clamp(min=1e-10)  # in a direction of variance s it is t^4 / (a^2 s + t^2)
+        unexplained = (noisy - a * estimate) / left.sqrt()
         maps = torch.cat([self.to_grid(estimate / self.scale), self.to_grid(unexplained)], 1)
         return maps, estimate, deviation
 

@@ -131,15 +131,18 @@ def _train(
 def diffusion_loss(
     denoiser: Denoiser, images: Tensor, batch: ConditionBatch, settings: DiffusionSettings, random: torch.Generator
 ) -> Tensor:
-    """Squared error of the denoised images (B, D), weighted by 1 / t^2, which makes it the error of the velocity e - x.
+    """Squared error of the network's output (the residual in units of the posterior deviation s), weighted by (s / t)^2p.
 
-    Times are logit-normal (Esser et al. 2024, section 3.1), kept off 0 and 1.
+    With p = ``velocity_weight`` 0 every noise level counts the same (Karras et al. 2022, table 1); 1 is the error of
+    the velocity e - x of rectified flow. ``images`` (B, D). Times are logit-normal (Esser et al. 2024, section 3.1),
+    kept off 0 and 1.
     """
     t = torch.sigmoid(settings.t_mean + settings.t_sd * torch.randn(len(images), 1, generator=random))
     t = t.clamp(0.005, 0.999)
     noisy = (1 - t) * images + t * torch.randn(images.shape, generator=random)
-    clean = denoiser(noisy, t, batch).clean
-    return ((clean - images) / t).square().mean()
+    found = denoiser(noisy, t, batch)
+    error = (found.clean - images) / found.deviation
+    return (error.square().mean(1, keepdim=True) * (found.deviation / t) ** (2 * settings.velocity_weight)).mean()
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:

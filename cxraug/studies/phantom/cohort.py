@@ -37,7 +37,6 @@ DEFAULT_PREVALENCE = {
     "Pneumothorax": 0.07,
 }
 PERSISTENCE = 0.5  # correlation of a finding's latent variable between two studies of one patient
-SEVERITY_RANGE = (0.3, 1.0)
 MAX_SEVERITY = 1.5
 UNIT = 32  # studies per resumable unit of work
 MASK_BITS = {"lung": 1, "heart": 2, "lesion": 4}
@@ -51,8 +50,9 @@ class PhantomSettings(BaseModel):
     ``prevalence`` holds marginal probabilities of the cohort (a finding that is not named keeps its default).
     ``odds_ratio[finding][condition]`` multiplies the odds of the finding where the condition holds, the marginal
     prevalence staying what was set. ``severity[finding][condition]`` multiplies the severity there: below 1 a
-    finding is as frequent but harder to see, which plants a gap between groups. Conditions are ``sex=F``,
-    ``sex=M``, ``age>=60``, ``age<40`` and the like; where several hold, their factors multiply.
+    finding is as frequent but harder to see, which plants a gap between groups; before that severity is uniform on
+    ``severity_range``. Conditions are ``sex=F``, ``sex=M``, ``age>=60``, ``age<40`` and the like; where several hold,
+    their factors multiply.
     ``views`` are of a study: ``PA``, or ``PA`` and ``Lateral``; with both ``PA`` and ``AP`` a share ``ap_share``
     of the studies has an AP instead of a PA view.
     ``label_noise`` is the share of positive labels that are wrong; as many negatives are turned positive, so that
@@ -61,7 +61,7 @@ class PhantomSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     n: int = Field(2000, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     size: int = Field(128, ge=32, le=1024)
     views: tuple[str, ...] = ("PA",)
     ap_share: float = Field(0.3, ge=0, le=1)
@@ -72,6 +72,7 @@ class PhantomSettings(BaseModel):
     prevalence: dict[str, float] = {}
     odds_ratio: dict[str, dict[str, float]] = {}
     severity: dict[str, dict[str, float]] = {}
+    severity_range: tuple[float, float] = (0.3, 1.0)
     studies_per_patient: float = Field(1.4, ge=1, le=10)
     splits: tuple[float, float, float] = (0.6, 0.1, 0.3)
     label_noise: float = Field(0.0, ge=0, le=0.5)
@@ -112,6 +113,8 @@ class PhantomSettings(BaseModel):
                 raise ValueError(f"severity of {name}: a factor above {MAX_SEVERITY}")
         if min(self.splits) < 0 or abs(sum(self.splits) - 1) > 1e-6:
             raise ValueError(f"splits {self.splits} do not add up to 1")
+        if not 0 < self.severity_range[0] <= self.severity_range[1] <= MAX_SEVERITY:
+            raise ValueError(f"severity_range {self.severity_range} is not within 0..{MAX_SEVERITY}")
         low, high = self.age_range
         if not 0 <= low < high <= 120:
             raise ValueError(f"age_range {self.age_range} is not within 0..120")
@@ -254,7 +257,8 @@ def make_cohort(settings: PhantomSettings, out: str | Path, *, workers: int = 2,
 def _run(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[None]:
     if workers <= 1 or len(jobs) <= 1:
         for job in jobs:
-            yield _make_unit(*job)
+            _make_unit(*job)
+            yield None
         return
     # fork starts at once and needs no guarded main module; elsewhere it is unsafe, and spawn does the same work
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
@@ -358,7 +362,7 @@ def _sample_findings(
         patient_part = rng.standard_normal(n)[patient]
         latent = np.sqrt(PERSISTENCE) * patient_part + np.sqrt(1 - PERSISTENCE) * rng.standard_normal(n)
         present[:, j] = latent < ndtri(p)
-        base = rng.uniform(*SEVERITY_RANGE, n)
+        base = rng.uniform(*settings.severity_range, n)
         severity[:, j] = base * np.exp(_log_factor(settings.severity.get(finding, {}), sex, age))
         flip = rng.random(n) < np.where(present[:, j], settings.label_noise, settings.label_noise * p / (1 - p))
         noisy[:, j] = present[:, j] ^ flip

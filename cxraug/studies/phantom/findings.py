@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cxraug.studies.phantom.anatomy import LUNG, SIDES, SIGN, SOFT, Thorax
+from cxraug.studies.phantom.anatomy import Thorax
+from cxraug.studies.phantom.patient import LUNG, SIDES, SIGN, SOFT
 from cxraug.studies.phantom.solids import Y_GRID, Ellipsoid, Stack, Tubes, ellipsoid, tubes
 
 FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Mass", "Nodule", "Pneumothorax")

@@ -9,17 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import label
 
-from cxraug.studies.phantom.anatomy import (
-    FAT,
-    LUNG,
-    SIDES,
-    SOFT,
-    Patient,
-    Thorax,
-    build_thorax,
-    dome_of,
-    sample_patient,
-)
+from cxraug.studies.phantom.anatomy import Thorax, build_thorax, dome_of
 from cxraug.studies.phantom.exposure import Exposure, expose
 from cxraug.studies.phantom.findings import (
     FILLED,
@@ -29,6 +19,7 @@ from cxraug.studies.phantom.findings import (
     place_lesions,
     raised_domes,
 )
+from cxraug.studies.phantom.patient import FAT, LUNG, SIDES, SOFT, Patient, sample_patient
 from cxraug.studies.phantom.solids import Y_GRID, Y_MIN, Y_STEP, Chord, Stack, Tubes, View, joined, tubes
 
 LATERAL = "Lateral"
@@ -106,7 +97,7 @@ def pose(patient: Patient, base: float, view_name: str, size: int, rng: np.rando
     """Where patient, tube and detector stand: turned, rolled, shifted and cropped a little differently each time."""
     lateral, ap = view_name == LATERAL, view_name == "AP"
     loose = 1.7 if ap else 1.0
-    reach = patient.width * 2.0 + 6.5 + 0.9 * patient.fat if not lateral else base * 1.22
+    reach = patient.width * 2.47 + 0.9 * patient.fat if not lateral else base * 1.22
     field_cm = max(reach, base * (1.22 if lateral else 1.32)) * rng.uniform(0.97, 1.16)
     return View(
         size=size,
@@ -259,7 +250,7 @@ class _Scene:
         for solid in thorax.breasts:
             window = solid.window(view)
             length = solid.chord(view, window).length
-            total[window] += FAT * 0.5 * length**2 / max(float(length.max(initial=0)), 1e-3)  # thins out to its rim
+            total[window] += FAT * 0.7 * length**2 / max(float(length.max(initial=0)), 1e-3)  # thins out to its rim
         for solid in thorax.gas:
             window = solid.window(view)
             total[window] -= SOFT * 0.8 * solid.chord(view, window).length
@@ -270,7 +261,7 @@ class _Scene:
         """Opacities inside the lung; none can add more than airless lung would."""
         lesions, view = self.lesions, self.view
         total = np.zeros_like(aerated)
-        names = {name for name, *_ in (*lesions.blobs, *lesions.solids, *lesions.lines)}
+        names = {b[0] for b in lesions.blobs} | {s[0] for s in lesions.solids} | {t[0] for t in lesions.lines}
         for name in sorted(names):
             opacity = np.zeros_like(aerated)
             for finding, centre, sigma, peak in lesions.blobs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -141,7 +142,7 @@ def _high(chord: Chord) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Stack:
-    """A solid whose every horizontal slice is an ellipse: semi-axes ``a`` (along x), ``b`` (along z), centre ``cx, cz``.
+    """A solid whose every horizontal slice is an ellipse: semi-axes ``a`` (x) and ``b`` (z), centre ``cx, cz``.
 
     Each is sampled on ``Y_GRID`` (cm); a slice with ``a <= 0`` is empty. ``power`` above 2 flattens the slices: the
     path through one is longest x sqrt(1 - |t|^power) at the share t of its shadow, in every view alike.
@@ -217,7 +218,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """An ellipsoid: ``centre`` (3,), ``radii`` (3,) and ``axes`` (3, 3), whose columns are the directions of the radii."""
+    """An ellipsoid: ``centre`` (3,), ``radii`` (3,) and ``axes`` (3, 3), in columns the directions of the radii."""
 
     centre: np.ndarray
     radii: np.ndarray
@@ -383,6 +384,25 @@ def tubes(points: np.ndarray, radius: object, weight: float, *, wall: float = 0.
     n = len(r)
     inner = np.maximum(r - wall, 0.02) if wall else np.zeros(n)
     return Tubes(start, end, r, np.full(n, float(weight)), inner, np.full(n, float(core - weight) if wall else 0.0))
+
+
+def smooth(points: np.ndarray, n: int = 10) -> np.ndarray:
+    """``n`` points on a Catmull-Rom curve through ``points`` (k, 3)."""
+    return _catmull_rom(len(points), n) @ points
+
+
+@lru_cache(maxsize=64)
+def _catmull_rom(k: int, n: int) -> np.ndarray:
+    """The matrix (n, k) from knots to points on the curve; the ends are continued straight."""
+    extended = np.zeros((k + 2, k))
+    extended[1:-1] = np.eye(k)
+    extended[0, :2] = 2, -1
+    extended[-1, -2:] = -1, 2
+    at = np.linspace(0, k - 1, n)
+    left = np.minimum(at.astype(int), k - 2)
+    t = (at - left)[:, None]
+    p0, p1, p2, p3 = (extended[left + i] for i in range(4))
+    return 0.5 * (2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
 
 
 def joined(parts: Sequence[Tubes]) -> Tubes:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from cxraug.studies.phantom.anatomy import SIDES, build_thorax, sample_patient
+from cxraug.studies.phantom.anatomy import build_thorax
+from cxraug.studies.phantom.patient import SIDES, sample_patient
 from cxraug.studies.phantom.solids import Y_GRID
 
 SEEDS = range(150)
