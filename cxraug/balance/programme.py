@@ -17,7 +17,7 @@ GAP = 1e-3
 STYLE_GAP = 0.02  # of the stage that only chooses among equally fair plans
 NODES, STYLE_NODES = 20_000, 500
 SLACK = 1e-6
-STEPS = (1.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # widths, in multiples of a kind's familiarity, of the rising cost
+STEPS = (1.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)  # in multiples of a kind's familiarity
 QUARTERS = (0.25, 0.25, 0.25, 0.25)
 
 
@@ -30,8 +30,8 @@ def cover(
 ) -> np.ndarray:
     """Choose whole numbers of studies per kind.
 
-    The full plan meets every demand at the lowest cost, where a study costs 1 and one more with every doubling of its
-    kind beyond its familiarity: kinds are used about as often as they really occur, and a rare label set that would
+    The full plan meets every demand at the lowest cost, where a study costs 1 and twice as much with every doubling of
+    its kind beyond its familiarity: kinds are used about as often as they really occur, and a rare label set that would
     serve many demands at once is no bargain. A budget below it takes a part of the full plan: first the largest
     relative shortfall (what stays missing of a demand, divided by its target) is as small as possible, then their sum,
     then kinds keep the proportions of the full plan.
@@ -66,14 +66,16 @@ def meet_all(serves: np.ndarray, demand: np.ndarray, familiarity: np.ndarray) ->
     """
     steps = len(STEPS) + 1
     widths = np.outer(familiarity, np.array([*STEPS, np.inf]))
-    cost = np.tile(1.0 + np.arange(steps), serves.shape[1])
-    relaxed = _solve(cost, np.repeat(serves, steps, axis=1), demand, np.inf, 0, widths.ravel(), 0.0)
+    prices = 2.0 ** np.arange(steps)
+    relaxed = _solve(
+        np.tile(prices, serves.shape[1]), np.repeat(serves, steps, axis=1), demand, np.inf, 0, widths.ravel(), 0.0
+    )
     exact = relaxed.reshape(widths.shape).sum(axis=1)
     whole = np.floor(exact + SLACK).astype(np.int64)
     missing = demand - serves @ whole
     if (missing > 0).any():
         near = np.flatnonzero(exact > SLACK)
-        marginal = 1.0 + (whole[near, None] >= np.cumsum(widths[near], axis=1)).sum(axis=1)
+        marginal = prices[(whole[near, None] >= np.cumsum(widths[near, :-1], axis=1)).sum(axis=1)]
         part = serves[:, near]
         whole[near] += _whole(_solve(marginal, part, missing, np.inf, len(near), np.inf, _gap(len(near))))
     return whole

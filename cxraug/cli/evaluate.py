@@ -65,8 +65,10 @@ def evaluate(
     }  # fmt: skip
     evaluation = run(read, _settings(values), thresholds=list(thresholds) if thresholds else None)
     if out is not None:
+        from cxraug.pages.report import write_evaluation_report
+
         write_evaluation(evaluation, out)
-        _write_page(evaluation, out)
+        write_evaluation_report(out)
     if json_:
         _print_json(evaluation, out)
     else:
@@ -107,15 +109,6 @@ def _settings(values: dict[str, Any]) -> EvaluationSettings:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise InputError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def _write_page(evaluation: Evaluation, out: Path) -> None:
-    """The HTML page, where this installation has one for evaluations."""
-    from importlib import import_module
-    from importlib.util import find_spec
-
-    if find_spec("cxraug.pages.evaluation") is not None:
-        import_module("cxraug.pages.evaluation").write_report(evaluation, out)
 
 
 def _print_json(evaluation: Evaluation, out: Path | None) -> None:

@@ -26,16 +26,17 @@ from cxraug.evaluation.thresholds import parse_rule, read_thresholds, thresholds
 from cxraug.storage import atomic, read_json, write_json
 
 METHODS = [
-    "Intervals are patient-clustered: influence values are summed per patient (AUROC: DeLong 1988, Obuchowski 1997); "
-    "t quantiles with (patients that count - 1) degrees of freedom.",
+    "Intervals are patient-clustered: influence values are summed per patient (AUROC: DeLong 1988, Obuchowski 1997); t "
+    "quantiles with Satterthwaite degrees of freedom from their fourth moments, at most the patients that count - 1.",
     "Rates: Wilson with effective n = v(1-v)/variance. AUROC, AUPRC, F1, Brier: logit scale. At 0, 1 or without any "
     "variance: Wilson with the number of patients.",
     "AUPRC over all runs: variance from a patient bootstrap (multinomial weights); single runs and comparisons: "
     "influence values.",
     "Several draws or seeds: variance of the draw means over draws plus the clustered variance of the mean, what both "
     "hold counted once, Satterthwaite degrees of freedom.",
-    "Gaps: simultaneous intervals and adjusted p from one studentised max-T per metric and grouping; p_value is the "
-    "unadjusted one. Gaps of AUPRC, PPV, NPV, F1 and Brier depend on prevalence and are left out.",
+    "Gaps: limits recovered from those of the two sides (Newcombe 1998, Zou & Donner 2008), simultaneous through one "
+    "studentised max-T per metric and grouping; p_value is the unadjusted one. Gaps of AUPRC, PPV, NPV, F1, Brier and "
+    "calibration slope are left out: they depend on prevalence or case mix.",
     "Comparisons: Holm within a family (metric and grouping); their intervals are marginal. The primary endpoint is a "
     "family of its own.",
     "Macro means run over the findings (No Finding aside) that no level of the grouping suppresses.",

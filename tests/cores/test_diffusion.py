@@ -129,7 +129,7 @@ def test_it_learns_what_no_gaussian_knows(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pixels = np.where(rng.random((300, 16, 16)) < 0.5, 60, 190).astype(np.uint8)
     conditions = Conditions.of((), np.zeros((300, 0)))
-    settings = tiny_settings(steps=150, lr=3e-3, ema=0.9, batch_size=16)
+    settings = tiny_settings(steps=200, lr=5e-3, ema=0.9, batch_size=16, channels=(32,), components=2)
     folder = train(tmp_path, settings=settings, data=(pixels, conditions))
     denoiser = load_denoiser(folder, read_card(folder)).eval()
     clean = torch.from_numpy(pixels[:64]).flatten(1).float() / 127.5 - 1
