@@ -149,7 +149,7 @@ def test_a_model_that_has_seen_hidden_rows_is_refused(finished: Path, tmp_path: 
     draw = finished / "out" / "draw-00"
     own = {
         "core": ("core", {"name": str(draw / "cores" / "gaussian")}),
-        "gate": ("gate", {**TINY["gate"], "weights": str(draw / "gate")}),
+        "gate": ("gate", {**TINY["gate"], "weights": str(next((draw / "gate").glob("classifier-*")))}),
         "weights": ("train", {**TINY["train"], "weights": str(draw / "arms/real/seed-0/model.safetensors")}),
     }[what]
     with pytest.raises(HiddenDataError, match=r"has seen \d+ patients .* limited-out rows"):

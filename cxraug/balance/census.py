@@ -48,7 +48,7 @@ class Census:
             code = pd.Series(pair_codes(code, pd.Series(bits @ (1 << np.arange(bits.shape[1], dtype=np.int64)))))
         _, first = np.unique(code, return_index=True)
         sets = [tuple(f for f, on in zip(self.findings, present[row], strict=True) if on) or None for row in first]
-        return [sets[i] if ok else None for i, ok in zip(code.tolist(), self.complete, strict=True)]
+        return [sets[int(i)] if ok else None for i, ok in zip(code.tolist(), self.complete, strict=True)]
 
 
 def take_census(manifest: Manifest, findings: Sequence[str] | None = None) -> Census:

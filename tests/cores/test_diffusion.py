@@ -129,15 +129,15 @@ def test_it_learns_what_no_gaussian_knows(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pixels = np.where(rng.random((300, 16, 16)) < 0.5, 60, 190).astype(np.uint8)
     conditions = Conditions.of((), np.zeros((300, 0)))
-    settings = tiny_settings(steps=200, lr=5e-3, ema=0.9, batch_size=16, channels=(32,), components=2)
+    settings = tiny_settings(steps=60, lr=5e-3, ema=0.8, batch_size=16, channels=(16,), components=2)
     folder = train(tmp_path, settings=settings, data=(pixels, conditions))
     denoiser = load_denoiser(folder, read_card(folder)).eval()
     clean = torch.from_numpy(pixels[:64]).flatten(1).float() / 127.5 - 1
-    t = torch.full((64, 1), 0.3)
+    t = torch.full((64, 1), 0.15)
     noisy = (1 - t) * clean + t * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         found = denoiser(noisy, t, batch_of(folder, conditions.take(np.arange(64))))
-    assert (found.clean - clean).square().mean() < 0.8 * (found.estimate - clean).square().mean()
+    assert (found.clean - clean).square().mean() < 0.7 * (found.estimate - clean).square().mean()
 
 
 def test_loss_of_a_step_follows_from_its_seed(diffusion_folder: Path) -> None:

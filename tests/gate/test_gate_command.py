@@ -1,0 +1,118 @@
+"""`cxraug generate` and `cxraug gate` from the command line: exit codes and one-line errors."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from cohort import read_cohort, write_cohort
+from toycore import ToyCore, toy_plan
+
+from cxraug.cli.main import run
+from cxraug.cores import registry
+from cxraug.gate.crossfit import fit_folds
+from cxraug.gate.gate import _real_images
+from cxraug.gate.settings import GateSettings
+from cxraug.studies.seen import Seen
+
+TRAIN = ["--model", "test_resnet", "--steps", "4", "--size", "32"]
+
+
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch) -> list[ToyCore]:
+    """What `open_core` returns; tests may replace the only entry."""
+    cores = [ToyCore()]
+    monkeypatch.setattr(registry, "open_core", lambda name, **_: cores[0])
+    return cores
+
+
+def command(*arguments: object) -> int:
+    return run([str(a) for a in arguments])
+
+
+def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+
+
+def test_generate(tmp_path: Path, core: list[ToyCore], capsys: pytest.CaptureFixture[str]) -> None:
+    plan, out = tmp_path / "plan.parquet", tmp_path / "set"
+    toy_plan().to_parquet(plan)
+    base = ("generate", plan, "--core", "toy", "--out", out)
+    assert command(*base, "--unit", 8, "--shard", "1/2", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["units_done"] == 1
+    assert command(*base, "--unit", 8) == 0
+    assert "22 images" in capsys.readouterr().out
+    toy_plan().assign(seed=1).to_parquet(plan)
+    assert command(*base, "--unit", 8) == 2
+    assert len(lines := errors(capsys)) == 1
+    assert "plan_sha256 changed" in lines[0]
+    assert command(*base, "--unit", 8, "--fresh") == 0
+    assert command(*base, "--shard", "x") == 2
+    assert command("generate", tmp_path / "none.csv", "--core", "toy", "--out", out) == 2
+
+
+def test_generate_on_a_full_disk_is_exit_code_1_and_resumes(tmp_path, core, capsys, monkeypatch) -> None:
+    plan, out = tmp_path / "plan.csv", tmp_path / "set"
+    toy_plan().to_csv(plan, index=False)
+    written, write = [], Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        written.append(self)
+        if len(written) == 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    base = ("generate", plan, "--core", "toy", "--out", out, "--unit", 4)
+    assert command(*base) == 1
+    assert "disk full" in errors(capsys)[0]
+    assert command(*base) == 0
+    assert len(pd.read_parquet(out / "manifest.parquet")) == 22
+
+
+def test_gate(tmp_path: Path, core: list[ToyCore], capsys: pytest.CaptureFixture[str]) -> None:
+    real = write_cohort(tmp_path / "real", 60)
+    plan, out = tmp_path / "plan.parquet", tmp_path / "set"
+    toy_plan().to_parquet(plan)
+    assert command("gate", out, "--real", real) == 2
+    assert command("generate", plan, "--core", "toy", "--out", out) == 0
+    capsys.readouterr()
+    base = ("gate", out, "--real", real, "--core", "toy", *TRAIN)
+    assert command(*base, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["total"] == 22
+    assert summary["real"]["n"] == 60  # the training rows only
+    assert command(*base) == 0
+    assert f"{summary['accepted']} of 22 images accepted" in capsys.readouterr().out
+    assert command(*base, "--findings", "Fracture") == 2
+    assert "unknown finding" in errors(capsys)[0]
+    assert command(*base, "--false-reject", 0.9) == 2
+    assert command("gate", out, "--real", tmp_path / "none.csv") == 2
+
+
+@pytest.mark.parametrize("role", ["val", "test"])
+def test_a_core_or_gate_that_has_seen_hidden_rows_is_refused(tmp_path, core, capsys, role: str) -> None:
+    real = write_cohort(tmp_path / "real", 60)
+    manifest, cache = read_cohort(real)
+    hidden = (manifest.frame["split"] == role).to_numpy()
+    core[0] = ToyCore(seen=Seen.of([], cache.sha[hidden][:1]))
+    toy_plan(4).to_parquet(tmp_path / "plan.parquet")
+    base = ("generate", tmp_path / "plan.parquet", "--core", "toy", "--out")
+    assert command(*base, tmp_path / "leaky") == 0
+    assert command("gate", tmp_path / "leaky", "--real", real, *TRAIN) == 2
+    assert "core toy" in (line := errors(capsys)[0])
+    assert "has seen 0 patients and 1 images of the" in line
+
+    core[0] = ToyCore()
+    assert command(*base, tmp_path / "clean") == 0
+    leaky = manifest.take(hidden)
+    leaky.frame["split"] = "train"  # a gate trained on what should have been hidden
+    settings = GateSettings(model="test_resnet", steps=1)
+    fit_folds(_real_images(leaky, cache.take(hidden), manifest.findings), manifest.findings, settings, 0, tmp_path)
+    weights = next(tmp_path.glob("classifier-*"))
+    assert command("gate", tmp_path / "clean", "--real", real, "--weights", weights, *TRAIN) == 2
+    assert "has seen 10 patients and 10 images of the" in errors(capsys)[0]
+    assert not (tmp_path / "clean" / "gate.json").exists()
