@@ -125,19 +125,19 @@ def test_network_inputs_determine_the_noisy_image_and_have_unit_size() -> None:
 
 
 def test_it_learns_what_no_gaussian_knows(tmp_path: Path) -> None:
-    """Two-valued images are as far from Gaussian as can be: the trained residual has to beat the Wiener filter."""
-    rng = np.random.default_rng(0)
-    pixels = np.where(rng.random((300, 16, 16)) < 0.5, 60, 190).astype(np.uint8)
-    conditions = Conditions.of((), np.zeros((300, 0)))
+    """Images of one sharp edge are far from Gaussian: the trained residual has to beat the Wiener filter clearly."""
+    edge = np.random.default_rng(0).integers(2, 14, 300)
+    pixels = np.where(np.arange(16)[None, None, :] < edge[:, None, None], 60, 190) * np.ones((1, 16, 1))
+    data = pixels.astype(np.uint8), Conditions.of((), np.zeros((300, 0)))
     settings = tiny_settings(steps=60, lr=5e-3, ema=0.8, batch_size=16, channels=(16,), components=2)
-    folder = train(tmp_path, settings=settings, data=(pixels, conditions))
+    folder = train(tmp_path, settings=settings, data=data)
     denoiser = load_denoiser(folder, read_card(folder)).eval()
-    clean = torch.from_numpy(pixels[:64]).flatten(1).float() / 127.5 - 1
-    t = torch.full((64, 1), 0.15)
+    clean = torch.from_numpy(data[0][:64]).flatten(1).float() / 127.5 - 1
+    t = torch.full((64, 1), 0.3)
     noisy = (1 - t) * clean + t * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        found = denoiser(noisy, t, batch_of(folder, conditions.take(np.arange(64))))
-    assert (found.clean - clean).square().mean() < 0.7 * (found.estimate - clean).square().mean()
+        found = denoiser(noisy, t, batch_of(folder, data[1].take(np.arange(64))))
+    assert (found.clean - clean).square().mean() < 0.6 * (found.estimate - clean).square().mean()
 
 
 def test_loss_of_a_step_follows_from_its_seed(diffusion_folder: Path) -> None:

@@ -159,7 +159,9 @@ def test_a_folder_that_is_no_set_is_never_touched(tmp_path: Path) -> None:
         ("views", "../PA", "bad views"),
     ],
 )
-def test_bad_plan_rows_are_named_before_anything_is_made(tmp_path: Path, column: str, value: object, words: str) -> None:
+def test_bad_plan_rows_are_named_before_anything_is_made(
+    tmp_path: Path, column: str, value: object, words: str
+) -> None:
     plan = toy_plan(3).astype({column: object})
     plan.loc[2, column] = value
     core = ToyCore()

@@ -42,7 +42,9 @@ def folder(tmp_path: Path) -> Path:
 
 def plan_for(studies: pd.DataFrame) -> pd.DataFrame:
     plan = pd.DataFrame({"prompt_id": [f"p{i:06d}" for i in range(len(studies))], "views": "PA", "seed": 1})
-    plan = plan.assign(labels=studies["labels"].to_numpy(), sex=studies["sex"].to_numpy(), age=studies["age"].to_numpy())
+    plan = plan.assign(
+        labels=studies["labels"].to_numpy(), sex=studies["sex"].to_numpy(), age=studies["age"].to_numpy()
+    )
     return plan.reindex(columns=list(PLAN_COLUMNS))
 
 
