@@ -97,6 +97,7 @@ def save_core(
     stored = {k: (v.half() if v.is_floating_point() and v.ndim >= 2 else v).contiguous() for k, v in tensors.items()}
     with atomic(folder / WEIGHTS) as temporary:
         save_file(stored, str(temporary))
+        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
     card = Card(
         name=name,
         version=__version__,

@@ -22,7 +22,7 @@ class GateSettings(BaseModel):
     steps: int = Field(120, ge=1)
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(2e-3, gt=0)
-    min_calibration: int = Field(19, ge=1)  # fewer real positives than this: the pooled cut-off
+    min_calibration: int = Field(19, ge=1)  # fewer real positives than this (or 1 / rate - 1): the pooled cut-off
     max_redraws: int = Field(1, ge=0, le=10)
     weights: str | None = None  # folder of a gate classifier trained before
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from cxraug.balance.naming import ALPHA
 from cxraug.pages.page import (
     Cell,
     bullets,
@@ -157,6 +158,22 @@ def _together(audit: dict[str, Any]) -> list[Markup]:
 
 
 def _confounded(audit: dict[str, Any]) -> list[Markup]:
+    found = sorted(audit["confounded"], key=lambda c: -(c["cramers_v"] or 0))
+    if not found:
+        return [paragraph("Source, view and groups have a single level each: nothing to be confused with.")]
+    text = (
+        "The level was picked because it stands out; its p value is corrected for that and, by Holm, for all rows. "
+        "Intervals are each for themselves. Counts are patients."
+    )
+    firm, rest = [c for c in found if c["p_adjusted"] < ALPHA], [c for c in found if c["p_adjusted"] >= ALPHA]
+    parts = [paragraph(text)]
+    parts.append(_associations(firm) if firm else paragraph("No association survives the correction."))
+    if rest:
+        parts.append(fold(f"{len(rest)} associations that do not survive the correction", _associations(rest)))
+    return parts
+
+
+def _associations(found: Sequence[dict[str, Any]]) -> Markup:
     rows = [
         {
             "finding": c["finding"],
@@ -168,16 +185,10 @@ def _confounded(audit: dict[str, Any]) -> list[Markup]:
             "Cramer's V": c["cramers_v"],
             "adjusted p": c["p_adjusted"],
         }
-        for c in sorted(audit["confounded"], key=lambda c: -(c["cramers_v"] or 0))
+        for c in found
     ]
-    if not rows:
-        return [paragraph("Source, view and groups have a single level each: nothing to be confused with.")]
-    caption = (
-        "Patients. The level was picked because it stands out; its p value is corrected for that and, by Holm, for all "
-        "rows. Intervals are each for themselves."
-    )
     formats = {"there": ".1%", "elsewhere": ".1%", "Cramer's V": ".2f", "adjusted p": ".3f"}
-    return [table(pd.DataFrame(rows), caption=caption, formats=formats)]
+    return table(pd.DataFrame(rows), formats=formats)
 
 
 def _quality(audit: dict[str, Any]) -> list[Markup]:

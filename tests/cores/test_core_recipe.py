@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from cxraug.cli import core as command
-from cxraug.cores.recipe import read_core_recipe
+from cxraug.cores.recipe import DiffusionKind, read_core_recipe
 from cxraug.cores.registry import read_card
 from cxraug.errors import InputError
 from cxraug.studies.phantom.cohort import make_cohort
@@ -47,6 +47,7 @@ def test_shipped_recipe_is_the_shipped_core() -> None:
     recipe = read_core_recipe(RECIPES / "phantom-nano.yaml")
     assert recipe.data.phantom is not None
     assert recipe.data.phantom.seed == 90001
+    assert isinstance(recipe.core, DiffusionKind)
     card = read_card("phantom-nano")
     made_with = card.training_data["phantom"]
     assert made_with == recipe.data.phantom.model_dump(mode="json")

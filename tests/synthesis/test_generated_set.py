@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from toycore import SIZE, ToyCore, toy_plan
+from toycore import FINDINGS, SIZE, ToyCore, draw_chest, toy_plan
 
 from cxraug.errors import InputError, WorkError
 from cxraug.storage import file_sha256
@@ -279,3 +279,26 @@ def test_killed_in_the_middle_it_goes_on_with_identical_bytes(tmp_path: Path) ->
     generate_set(toy_plan(60), core, out, unit=4)
     assert core.batches == total - done
     assert contents(out) == contents(generate_set(toy_plan(60), ToyCore(), tmp_path / "whole", unit=4))
+
+
+def test_the_gaussian_core_gives_the_same_bytes_in_shards(tmp_path: Path) -> None:
+    from cxraug.cores.conditions import Conditions
+    from cxraug.cores.gaussian import fit_gaussian
+    from cxraug.cores.registry import open_core
+    from cxraug.studies.seen import Seen
+
+    rng = np.random.default_rng(0)
+    y = (rng.random((60, 2)) < 0.5).astype(np.float32)
+    pixels = np.stack([draw_chest(dict(zip(FINDINGS, row, strict=True)), rng) for row in y.astype(int).tolist()])
+    fit_gaussian(
+        pixels, Conditions.of(FINDINGS, y), tmp_path / "core", components=8, seen=Seen.of([], []), training_data={}
+    )
+    core = open_core(tmp_path / "core")
+    plan = toy_plan(3 * core.batch_size + 5).drop(columns=["sex", "age"])
+    whole = generate_set(plan, core, tmp_path / "whole", unit=core.batch_size)
+    for i in (1, 0):
+        generate_set(plan, open_core(tmp_path / "core"), tmp_path / "parts", unit=core.batch_size, shard=(i, 2))
+    assert contents(tmp_path / "parts") == contents(whole)
+    last = [json.loads(line) for line in (whole / "provenance.jsonl").read_text().splitlines()][-1]
+    alone = open_core(tmp_path / "core").generate(check_plan(plan).prompts[-1:], [last["seed"]])[0].images["PA"]
+    assert np.array_equal(np.asarray(Image.open(whole / last["image"])), alone)

@@ -26,7 +26,7 @@ class DiffusionCore(PixelCore):
         super().__init__(card, device=device)
         self.denoiser = denoiser.to(device).eval().requires_grad_(False)
         self.batch_size = settings.sample_batch
-        self.dtype = settings.precision
+        self.dtype = str(denoiser.dtype).removeprefix("torch.")  # for provenance: it depends on the machine
         self._use(settings)
 
     def configure(self, *, steps: int | None = None, guidance: float | None = None, **others: Any) -> None:

@@ -16,6 +16,12 @@ from cxraug.cores.settings import DiffusionSettings
 TIME_SCALE = 1000.0  # diffusers' sinusoidal embedding expects steps of this order
 
 
+def compute_dtype(precision: str) -> torch.dtype:
+    """What the network computes in: bfloat16 only where the CPU multiplies it (elsewhere it is slow), else float32."""
+    fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if precision == "bfloat16" and fast else torch.float32
+
+
 class Prediction(NamedTuple):
     """``clean`` (B, D) estimates the image; ``residual`` (B, D) is the raw network output; ``estimate`` and
     ``deviation`` are the Wiener estimate (B, D) and its standard deviation (B, 1)."""
@@ -32,7 +38,7 @@ class Denoiser(nn.Module):
     def __init__(self, model: GaussianModel, vocabulary: Vocabulary, size: int, settings: DiffusionSettings) -> None:
         super().__init__()
         self.precondition = Preconditioner(model, size, settings.grid)
-        self.precision = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+        self.dtype = compute_dtype(settings.precision)
         levels, width = len(settings.channels), settings.channels[0] * 4
         self.unet = UNet2DModel(
             sample_size=settings.grid,
@@ -56,7 +62,7 @@ class Denoiser(nn.Module):
         """Denoise ``noisy`` (B, D) at times ``t`` (B, 1)."""
         maps, estimate, deviation = self.precondition.inputs(noisy, t, batch)
         context = self.embed(torch.cat([batch.values * batch.known, batch.known], 1))
-        with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
+        with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             output = self.unet(maps, t[:, 0] * TIME_SCALE, context, return_dict=False)[0]
         residual = self.precondition.to_flat(output.float())
         return Prediction(estimate + deviation * residual, residual, estimate, deviation)

@@ -17,7 +17,7 @@ from torch import Tensor
 from cxraug.cores.conditions import Conditions, Vocabulary, projection
 from cxraug.cores.core import LATERAL, Card
 from cxraug.cores.diffusion.core import load_denoiser
-from cxraug.cores.diffusion.denoiser import Denoiser
+from cxraug.cores.diffusion.denoiser import Denoiser, compute_dtype
 from cxraug.cores.gaussian import check_training
 from cxraug.cores.linear_gaussian import ConditionBatch, LinearGaussian, fit_gaussian_model
 from cxraug.cores.pixel_core import CARD, LICENCE, save_core, vocabulary_of
@@ -131,7 +131,7 @@ def _train(
 def diffusion_loss(
     denoiser: Denoiser, images: Tensor, batch: ConditionBatch, settings: DiffusionSettings, random: torch.Generator
 ) -> Tensor:
-    """Squared error of the network's output (the residual in units of the posterior deviation s), weighted by (s / t)^2p.
+    """Squared error of the network's output (the residual in units of the posterior deviation s) times (s / t)^2p.
 
     With p = ``velocity_weight`` 0 every noise level counts the same (Karras et al. 2022, table 1); 1 is the error of
     the velocity e - x of rectified flow. ``images`` (B, D). Times are logit-normal (Esser et al. 2024, section 3.1),
@@ -208,7 +208,7 @@ def _extend(
                 f"fine-tuning keeps the network: {field} differs from the first core's",
                 file=init, found=getattr(settings, field), expected=str(getattr(frozen, field)),
             )  # fmt: skip
-    denoiser.precision = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+    denoiser.dtype = compute_dtype(settings.precision)
     positions = torch.from_numpy(old.positions(vocabulary))
     d_old, d_new = len(old), len(vocabulary)
     first = denoiser.embed[0]
