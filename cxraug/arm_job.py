@@ -121,7 +121,9 @@ def added_images(run: Run, job: ArmJob, n_real: int) -> tuple[Any, list[str] | N
     frame, pixels = accepted("core")
     wanted = len(frame) if job.ratio is None else min(len(frame), round(job.ratio * n_real))
     # a control fills the cells of what the core's arm really adds, not of what was asked
-    cells = list(run.cells(plan.loc[frame["prompt_id"].iloc[:wanted]].assign(view=frame["view"].iloc[:wanted].to_numpy())))
+    cells = list(
+        run.cells(plan.loc[frame["prompt_id"].iloc[:wanted]].assign(view=frame["view"].iloc[:wanted].to_numpy()))
+    )
     name = SET_OF.get(job.kind)
     if name is None:
         return None, cells

@@ -42,7 +42,9 @@ def conclude(run: Run) -> dict[str, Any]:
         notes.append("validation was not limited (limit_val: false)")
     probe = source_probe(run) if recipe.evaluate.source_probe else None
     if probe is not None:
-        notes.append(f"the source can be told from the image with AUROC {probe['auroc']:.3f}; read findings within one source")
+        notes.append(
+            f"the source can be told from the image with AUROC {probe['auroc']:.3f}; read findings within one source"
+        )
     found = verdict(result, recipe.evaluate.primary, room=room(run), outside=outside, notes=notes)
     write_json(run.folder / "verdict.json", {**found, "source_probe": probe})
     return found
@@ -79,7 +81,7 @@ def room(run: Run) -> float | None:
 
 
 def outside_data(run: Run) -> tuple[bool, list[str]]:
-    """Whether anything in the arms has learned from data that are not this run's training rows, and what to say of it."""
+    """Whether anything in the arms has learned from data other than this run's training rows, and what to say of it."""
     from cxraug.synthesis.outside import outside_cohort
 
     recipe, notes = run.recipe, []

@@ -92,7 +92,7 @@ class AuditSettings(Strict):
 
 
 class CoreSettings(Strict):
-    """Which core is asked: a shipped one, a folder, ``gaussian`` (fitted on the spot) or ``train`` (trained in the run).
+    """Which core is asked: a shipped one, a folder, ``gaussian`` (fitted on the spot), ``train`` (trained in the run).
 
     ``train`` fits once on the rows common to all draws and then fine-tunes inside each draw for ``finetune_steps``.
     """

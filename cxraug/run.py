@@ -71,9 +71,7 @@ class Run:
             annotated=settings.findings_annotated,
             split_fractions=settings.split_fractions,
         )
-        return build_cache(
-            manifest, self.folder / "cache", settings.encoding, on_bad_image=settings.on_bad_image
-        )
+        return build_cache(manifest, self.folder / "cache", settings.encoding, on_bad_image=settings.on_bad_image)
 
     @property
     def manifest(self) -> Manifest:
@@ -137,7 +135,7 @@ class Run:
         )
 
     def seen(self, rows: np.ndarray) -> Seen:
-        """Keyed hashes of the given rows, for the card of what is trained on them (key fixed by the run: same bytes)."""
+        """Keyed hashes of the given rows, for the card of what is trained on them; one key per run: same bytes."""
         key = digest([self.recipe.seed, self.recipe.name, "seen"])[:32]
         return Seen.of(self.manifest.frame["patient_id"].to_numpy()[rows], self.cache.sha[rows], key=key)
 
@@ -185,7 +183,9 @@ def run_recipe(
     run = Run(recipe, Path(out) if out is not None else Path("runs") / recipe.name)
     if fresh and run.folder.exists():
         if not (run.folder / "settings.json").is_file():
-            raise InputError("--fresh deletes run folders only", file=run.folder, expected="a folder with settings.json")
+            raise InputError(
+                "--fresh deletes run folders only", file=run.folder, expected="a folder with settings.json"
+            )
         shutil.rmtree(run.folder)
     _save_settings(run, Path(path))
     walk: dict[str, Callable[[Run], Any]] = {
@@ -241,7 +241,9 @@ def check_data(run: Run) -> None:
         refuse_all_hidden(run, limited.keep)
         folder = run.draw_folder(draw)
         if not (folder / "limit.json").is_file():
-            write_json(folder / "limit.json", {"removed": limited.removed.to_dict("records"), "kept": limited.keep.sum()})
+            write_json(
+                folder / "limit.json", {"removed": limited.removed.to_dict("records"), "kept": limited.keep.sum()}
+            )
 
 
 def refuse_all_hidden(run: Run, keep: np.ndarray) -> None:
@@ -267,7 +269,7 @@ def refuse_all_hidden(run: Run, keep: np.ndarray) -> None:
 
 
 def _save_settings(run: Run, source: Path) -> None:
-    settings = {"recipe": run.recipe.model_dump(mode="json")}
+    settings: dict[str, Any] = {"recipe": run.recipe.model_dump(mode="json")}
     if run.recipe.data.manifest is not None and Path(run.recipe.data.manifest).is_file():
         settings["manifest_sha256"] = file_sha256(run.recipe.data.manifest)
     path = run.folder / "settings.json"

@@ -12,7 +12,7 @@ import pandas as pd
 from cxraug.arm_job import ArmJob, arm_folder, select_ratio, train_arms
 from cxraug.run import Run, once
 from cxraug.seeds import derive_seed
-from cxraug.storage import atomic, write_json
+from cxraug.storage import atomic
 
 
 def audit(run: Run) -> None:
@@ -66,7 +66,7 @@ def _curve_points(run: Run, jobs: list[ArmJob], folder: Path) -> dict[str, float
     points = pd.DataFrame(rows)
     with atomic(folder / "points.csv") as temporary:
         points.to_csv(temporary, index=False)
-    means = points.groupby("n_patients", sort=False)["auroc"].mean().to_dict()
+    means = {str(n): float(v) for n, v in points.groupby("n_patients", sort=False)["auroc"].mean().items()}
     _say("learning curve: " + ", ".join(f"{n} patients {v:.3f}" for n, v in means.items()))
     return means
 
@@ -86,7 +86,7 @@ def draws(run: Run) -> None:
     for draw in range(recipe.draws):
         fill_draw(run, draw)
     lead = next(kind for kind in ("mixed", "pretrained") if kind in recipe.arms.use)
-    ratios = recipe.arms.ratios or [None]
+    ratios: list[float | None] = [*recipe.arms.ratios] if recipe.arms.ratios else [None]
     seeds = range(recipe.seeds)
     jobs = [
         ArmJob(str(run.folder), lead, ratio, draw, seed)

@@ -110,9 +110,7 @@ def test_set_replaces_settings_by_path(tmp_path: Path) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    seed=st.integers(0, 10**6), draws=st.integers(1, 50), share=st.floats(0.01, 0.99), size=st.integers(16, 1024)
-)
+@given(seed=st.integers(0, 10**6), draws=st.integers(1, 50), share=st.floats(0.01, 0.99), size=st.integers(16, 1024))
 def test_a_recipe_survives_a_round_trip_through_json(seed: int, draws: int, share: float, size: int) -> None:
     data = {"manifest": "m.csv", "size": size, "limit": [{"group": {"sex": "F"}, "share": share}]}
     recipe = parse_recipe({**MINIMAL, "seed": seed, "draws": draws, "data": data}, Path("x.yaml"))

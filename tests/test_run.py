@@ -42,7 +42,13 @@ TINY = {
         "primary": {"arm": "mixed", "control": "duplicated", "finding": "Effusion"},
     },
 }
-TABLES = ("evaluation/cells.csv", "evaluation/gaps.csv", "evaluation/comparison.csv", "curve/points.csv", "verdict.json")
+TABLES = (
+    "evaluation/cells.csv",
+    "evaluation/gaps.csv",
+    "evaluation/comparison.csv",
+    "curve/points.csv",
+    "verdict.json",
+)
 
 
 def write(folder: Path, changes: dict | None = None) -> Path:
@@ -76,7 +82,9 @@ def test_arms_of_one_draw_add_equally_many_images(finished: Path) -> None:
     for draw in range(2):
         folder = finished / "out" / f"draw-{draw:02d}"
         ratio = read_json(folder / "ratio.json")["chosen"]
-        cards = [read_json(folder / "arms" / f"{arm}@{ratio:g}" / "seed-0" / "card.json") for arm in ("mixed", "duplicated")]
+        cards = [
+            read_json(folder / "arms" / f"{arm}@{ratio:g}" / "seed-0" / "card.json") for arm in ("mixed", "duplicated")
+        ]
         assert cards[0]["facts"]["added"] == cards[1]["facts"]["added"] > 0
         assert cards[0]["settings"] == cards[1]["settings"]
 

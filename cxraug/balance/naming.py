@@ -201,9 +201,9 @@ def _duplicates(duplicates: dict[str, Any]) -> list[Named]:
     if not duplicates["images"]:
         return []
     text = (
-        f"{duplicates['images']:,} images are copies: {duplicates['sets']:,} pictures occur more than once"
-        f" ({duplicates['across_patients']:,} under different patients, {duplicates['different_labels']:,} with "
-        "different labels)."
+        f"{_count(duplicates['images'], 'image')} copied from another: {_count(duplicates['sets'], 'picture')} found more "
+        f"than once, {duplicates['across_patients']:,} under different patients, {duplicates['different_labels']:,} with "
+        "different labels."
     )
     return [_name("duplicates", text, n=duplicates["images"], expected=0)]
 

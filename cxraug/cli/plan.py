@@ -63,7 +63,7 @@ def register(app: typer.Typer) -> None:
             typer.echo(json.dumps(plain(answer), indent=1))
             return
         _print(made)
-        typer.echo(f"plan: {out / 'plan.parquet'}, {len(made.frame):,} studies")
+        typer.echo(f"plan: {out / 'plan.parquet'}, {len(made.frame):,} studies; every cell: {out / 'table.csv'}")
 
 
 def _print(made: Plan) -> None:
@@ -76,14 +76,13 @@ def _print(made: Plan) -> None:
     console = Console()
     for text in made.notes:
         console.print(Text(f"note: {text}"))
-    table = Table(title="Positive training studies before and after", title_justify="left")
-    for name in ("finding", "group", "level"):
+    table = Table(title="Positive training studies", title_justify="left")
+    for name in ("finding", "cell"):
         table.add_column(name)
-    for name in ("before", "target", "planned", "after", "shortfall", "prevalence before", "prevalence after"):
-        table.add_column(name, justify="right")
-    for row in made.table.to_dict("records"):
-        cells = [Text(str(row[name])) for name in ("finding", "group", "level")]
+    for name in ("before", "target", "planned", "after", "short"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in made.table[made.table["target"].notna()].to_dict("records"):
+        cells = [Text(str(row["finding"])), Text(f"{row['group']} {row['level']}" if row["group"] != "all" else "all")]
         cells += [Text(number(row[name], ",d")) for name in ("before", "target", "planned", "after", "shortfall")]
-        cells += [Text(number(row[name], ".1%")) for name in ("prevalence_before", "prevalence_after")]
         table.add_row(*cells, style="bold" if row["shortfall"] > 0 else None)
     console.print(table)

@@ -60,4 +60,5 @@ def register(app: typer.Typer) -> None:
             typer.echo(found.model_dump_json(indent=1))
             return
         trainings = found.draws * found.seeds * (len(found.arms.use) + len(found.arms.ratios or [None]) - 1)
-        typer.echo(f"{recipe}: good; {found.draws} draws x {found.seeds} seeds, {trainings} trainings of {found.train.steps} steps")
+        design = f"{found.draws} draws x {found.seeds} seeds"
+        typer.echo(f"{recipe}: good; {design}, {trainings} trainings of {found.train.steps} steps")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +51,7 @@ class Seen:
 
 
 def refuse_hidden(
-    seen: Seen, what: str, *, patients: dict[str, Iterable[str]], images: dict[str, Iterable[str]]
+    seen: Seen, what: str, *, patients: Mapping[str, Iterable[str]], images: Mapping[str, Iterable[str]]
 ) -> None:
     """Raise :class:`HiddenDataError` if a model has seen what it must not.
 

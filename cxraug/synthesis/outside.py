@@ -1,7 +1,7 @@
 """The control that starts from the same outside data as a core: those data themselves, in the plan's cells.
 
-A core that learned from other patients brings their information along. Whether the *generator* helps is seen only beside
-an arm that adds images of those patients directly (rule 2 of the evidence rules).
+A core that learned from other patients brings their information along. Whether the *generator* helps is seen only
+beside an arm that adds images of those patients directly (rule 2 of the evidence rules).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def outside_set(
     chosen, fallback = _choose(plan, cohort, cells, np.random.default_rng(seed))
     (out / "images").mkdir(parents=True, exist_ok=True)
     rows = []
-    records = cohort.to_dict("records")
+    records: list[dict[str, Any]] = cohort.to_dict("records")  # type: ignore[assignment]
     for prompt, number in track(list(zip(plan.to_dict("records"), chosen, strict=True)), "outside data"):
         view = str(prompt["views"]).split("|")[0]
         rendered = render_study(records[number], settings)
