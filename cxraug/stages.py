@@ -18,6 +18,7 @@ from cxraug.storage import atomic
 def audit(run: Run) -> None:
     """Audit what the first draw leaves: that is the data set the user has to balance."""
     from cxraug.balance.audit import audit_manifest, write_audit
+    from cxraug.balance.naming import headlines
 
     folder = run.folder / "audit"
 
@@ -30,9 +31,9 @@ def audit(run: Run) -> None:
             pixel_sha=run.cache.sha[keep],
         )
         write_audit(found, folder)
-        return [named["sentence"] for named in found["named"]]
+        return [named["sentence"] for named in headlines(found["named"], 8)]
 
-    for sentence in once(folder, work)[:8]:
+    for sentence in once(folder, work):
         _say(sentence)
 
 

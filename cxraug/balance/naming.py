@@ -200,10 +200,10 @@ def _single_sources(single: dict[str, list[str]]) -> list[Named]:
 def _duplicates(duplicates: dict[str, Any]) -> list[Named]:
     if not duplicates["images"]:
         return []
+    copies, pictures = _count(duplicates["images"], "image"), _count(duplicates["sets"], "picture")
     text = (
-        f"{_count(duplicates['images'], 'image')} copied from another: {_count(duplicates['sets'], 'picture')} found more "
-        f"than once, {duplicates['across_patients']:,} under different patients, {duplicates['different_labels']:,} with "
-        "different labels."
+        f"{copies} copied from another: {pictures} found more than once, {duplicates['across_patients']:,} under "
+        f"different patients, {duplicates['different_labels']:,} with different labels."
     )
     return [_name("duplicates", text, n=duplicates["images"], expected=0)]
 

@@ -37,7 +37,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
     return serves, demand, demand + before, familiarity, draw(st.integers(1, 6))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(problems())
 def test_optimum_is_that_of_exhaustive_search(problem: tuple) -> None:
     serves, demand, target, familiarity, budget = problem
