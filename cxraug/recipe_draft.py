@@ -37,6 +37,7 @@ audit:
 
 plan:
   budget: 400                  # studies to pull from the core
+  companions: 1                # and as many without the wanted findings: looking synthetic must not mean having them
 
 core:                          # phantom-nano is procedural and no match for real X-rays: train your own
   name: train                  # fitted on the training rows of this run, never on validation or test

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cxraug.balance.allocation import allocate, list_demands
+from cxraug.balance.allocation import Demand, allocate, list_demands
 from cxraug.balance.census import Census, take_census
-from cxraug.balance.kinds import list_kinds
+from cxraug.balance.companions import add_companions, wanted_share
+from cxraug.balance.kinds import Kinds, list_kinds
 from cxraug.balance.prompts import write_prompts
 from cxraug.balance.settings import PlanSettings
 from cxraug.balance.target import ALL, count_cells, set_targets
@@ -92,7 +93,7 @@ def make_plan(
         min_label_set=settings.min_label_set,
     )
     demands = list_demands(kinds, cells, levels)
-    counts = allocate(kinds, demands, settings.budget, n)
+    counts = _counts(kinds, demands, settings, n)
     rng = np.random.default_rng(seed)
     frame, plan_levels = write_prompts(
         census, kinds, counts, demands, levels, views=settings.views, card=core_card, rng=rng
@@ -101,6 +102,15 @@ def make_plan(
     if not (table["target"] > table["before"]).any():
         notes.append("no finding is under its target" + (": the real proportions are kept" if len(frame) else ""))
     return Plan(frame, table, [*notes, *left_out, *_left_blank(census, core_card), *_shortfall_notes(table)])
+
+
+def _counts(kinds: Kinds, demands: Sequence[Demand], settings: PlanSettings, n: int | None) -> np.ndarray:
+    limit = settings.budget if n is None else n
+    if not demands or not settings.companions:
+        return allocate(kinds, demands, settings.budget, n)
+    wanted = None if limit is None else wanted_share(limit, settings.companions)
+    counts = allocate(kinds, demands, wanted, None if n is None else wanted)
+    return add_companions(kinds, demands, counts, settings.companions, limit=limit, exact=n is not None)
 
 
 def write_plan(plan: Plan, folder: str | Path) -> None:

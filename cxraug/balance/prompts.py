@@ -53,7 +53,7 @@ def write_prompts(
     for k, here in pd.Series(kind).groupby(kind).indices.items():
         s, combo = divmod(int(k), len(kinds.combos))  # type: ignore[call-overload]
         labels[here] = format_labels(dict.fromkeys(kinds.sets[s], 1))
-        reasons[here] = _reason([d.words for d in demands if d.mask[s, combo]])
+        reasons[here] = _reason([d.words for d in demands if d.mask[s, combo]], bool(demands))
         persons[here], styles[here] = donors.draw(s, combo, len(here))
     person, style = (census.frame.iloc[rows].reset_index(drop=True) for rows in (persons, styles))
     columns = {
@@ -110,8 +110,10 @@ class Donors:
         return np.concatenate(rounds)[:count]
 
 
-def _reason(served: Sequence[str]) -> str:
-    return "raises " + ", ".join(served) if served else "keeps the real proportions"
+def _reason(served: Sequence[str], companion: bool) -> str:
+    if served:
+        return "raises " + ", ".join(served)
+    return "companion without the wanted findings" if companion else "keeps the real proportions"
 
 
 def _askable_views(census: Census, views: Sequence[str] | None, card: Card | None) -> pd.Series:

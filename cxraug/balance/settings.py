@@ -15,7 +15,9 @@ class PlanSettings(BaseModel):
     ``budget``: the most studies to generate; default as many as the targets need. ``findings``: those to raise; default
     those under the floor. ``floor``: positive studies wanted per finding and group level; default the median count over
     the cells of a group. ``groups``: default the audit's. ``min_label_set``: label sets seen in fewer training patients
-    are not planned. ``views``: of every planned study; default as in the data.
+    are not planned. ``companions``: studies without the wanted findings per study with one, in the same groups, so that
+    looking synthetic does not come to mean having the finding; they count in the budget. ``views``: of every planned
+    study; default as in the data.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -24,6 +26,7 @@ class PlanSettings(BaseModel):
     floor: int | None = Field(None, ge=1)
     groups: list[str] | None = None
     min_label_set: int = Field(3, ge=1)
+    companions: float = Field(0.0, ge=0, le=10)
     views: Annotated[list[str], Field(min_length=1)] | None = None
 
 
