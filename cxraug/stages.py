@@ -212,7 +212,8 @@ def _core(run: Run, draw: int, name: str, keep: np.ndarray) -> Any:
         own = str(run.folder / "core")
         if settings.finetune_steps:
             own = str(folder / "cores" / "core")
-            tuned = settings.train.model_copy(update={"steps": settings.finetune_steps})
+            rate = settings.train.finetune_lr  # a fine-tune keeps what the common rows taught
+            tuned = settings.train.model_copy(update={"steps": settings.finetune_steps, "lr": rate})
             _train_core(run, keep, Path(own), tuned, init=run.folder / "core", seed=("core", draw))
     asked = {"sampler_steps": settings.sampler_steps, "guidance": settings.guidance}
     return open_core(own, overrides={name: value for name, value in asked.items() if value is not None})

@@ -148,8 +148,13 @@ class GenerativeCore(ABC):
         """Generate exactly ``batch_size`` studies; prompts were checked."""
 
 
-def prompts_from_plan(plan: pd.DataFrame) -> list[Prompt]:
-    """Read a plan's rows (columns of the contract, missing optional ones allowed) as prompts."""
+def prompts_from_plan(plan: pd.DataFrame, findings: Sequence[str] = ()) -> list[Prompt]:
+    """Read a plan's rows (columns of the contract, missing optional ones allowed) as prompts.
+
+    ``findings`` are those the core knows: in a row that has labels, those it does not name are asked to be absent, as
+    the grammar of labels reads them everywhere (left open, a core would draw some of them under a label that denies
+    them). Uncertain ones (``?X``) are left to the core.
+    """
 
     def text(row: Mapping[Any, Any], name: str) -> str | None:
         value = row.get(name)
@@ -158,10 +163,12 @@ def prompts_from_plan(plan: pd.DataFrame) -> list[Prompt]:
     prompts = []
     for row in plan.to_dict("records"):
         age = row.get("age")
+        named = parse_labels(text(row, "labels") or "")
+        absent = {f: 0 for f in findings if f not in named} if named else {}
         prompts.append(
             Prompt(
                 prompt_id=str(row["prompt_id"]),
-                labels={k: v for k, v in parse_labels(text(row, "labels") or "").items() if v in (0, 1)},
+                labels={k: v for k, v in named.items() if v in (0, 1)} | absent,
                 sex=text(row, "sex"),
                 age=None if age is None or age != age else float(age),
                 race=text(row, "race"),

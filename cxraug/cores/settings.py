@@ -20,8 +20,8 @@ class DiffusionSettings(BaseModel):
     """Settings of the conditional diffusion core: network, training and default sampler.
 
     Training
-        ``steps`` of ``batch_size`` images with AdamW at ``lr``, cosine to a tenth after ``warmup`` steps; times from a
-        logit-normal (``t_mean``, ``t_sd``), the loss between equal weight of all times (``velocity_weight`` 0) and
+        ``steps`` of ``batch_size`` images with AdamW at ``lr`` (``finetune_lr`` where a run fine-tunes inside a draw),
+        cosine to a tenth after ``warmup`` steps; times from a logit-normal (``t_mean``, ``t_sd``), the loss between equal weight of all times (``velocity_weight`` 0) and
         that of rectified flow (1). Weights are averaged with decay ``ema``. ``rare_power`` draws a training
         image in proportion to (frequency of its rarest present finding) to the power ``-rare_power``: 0 is uniform, 1
         shows every finding about equally often. ``threads`` CPU threads are part of the settings because bytes depend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def check_plan(plan: pd.DataFrame, core: GenerativeCore | None = None, *, file: 
         raise InputError("empty plan: no study to generate", file=file)
     _check_ids(plan["prompt_id"], file)
     seeds = _check_seeds(plan["seed"], file)
-    prompts = _read_prompts(plan, file)
+    prompts = _read_prompts(plan, () if core is None else core.card.findings, file)
     for row, prompt in enumerate(prompts, 2):
         strange = [view for view in prompt.views if view not in VIEWS]
         if strange or len(set(prompt.views)) < len(prompt.views):
@@ -108,9 +109,9 @@ def _check_seeds(seeds: pd.Series, file: str | Path | None) -> list[int]:
     return [int(value) for value in numbers.tolist()]
 
 
-def _read_prompts(plan: pd.DataFrame, file: str | Path | None) -> list[Prompt]:
+def _read_prompts(plan: pd.DataFrame, findings: Sequence[str], file: str | Path | None) -> list[Prompt]:
     try:
-        return prompts_from_plan(plan)
+        return prompts_from_plan(plan, findings)
     except ValueError:
         for row in range(len(plan)):  # name the first bad row
             try:
