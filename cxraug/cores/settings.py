@@ -20,12 +20,13 @@ class DiffusionSettings(BaseModel):
     """Settings of the conditional diffusion core: network, training and default sampler.
 
     Training
-        ``steps`` of ``batch_size`` images with AdamW at ``lr`` (``finetune_lr`` where a run fine-tunes inside a draw),
-        cosine to a tenth after ``warmup`` steps; times from a logit-normal (``t_mean``, ``t_sd``), the loss between equal weight of all times (``velocity_weight`` 0) and
-        that of rectified flow (1). Weights are averaged with decay ``ema``. ``rare_power`` draws a training
-        image in proportion to (frequency of its rarest present finding) to the power ``-rare_power``: 0 is uniform, 1
-        shows every finding about equally often. ``threads`` CPU threads are part of the settings because bytes depend
-        on them. ``precision`` bfloat16 doubles the speed of CPUs that multiply it; others compute in float32.
+        ``steps`` of ``batch_size`` images with AdamW at ``lr`` (``finetune_lr`` where a run fine-tunes in a draw),
+        cosine to a tenth after ``warmup`` steps; times from a logit-normal (``t_mean``, ``t_sd``), the loss between
+        equal weight of all times (``velocity_weight`` 0) and that of rectified flow (1). Weights are averaged with
+        decay ``ema``. ``rare_power`` draws a training image in proportion to (frequency of its rarest present
+        finding) to the power ``-rare_power``: 0 is uniform, 1 shows every finding about equally often. ``threads``
+        CPU threads are part of the settings because bytes depend on them. ``precision`` bfloat16 doubles the speed of
+        CPUs that multiply it; others compute in float32.
     Conditions
         With probability ``dropout`` all conditions of an image are hidden (the unconditional case that guidance
         needs), and otherwise each one with probability ``field_dropout``, so that any subset works.
