@@ -85,7 +85,7 @@ def test_arms_of_one_draw_add_equally_many_images(finished: Path) -> None:
         cards = [
             read_json(folder / "arms" / f"{arm}@{ratio:g}" / "seed-0" / "card.json") for arm in ("mixed", "duplicated")
         ]
-        assert cards[0]["facts"]["added"] == cards[1]["facts"]["added"] > 0
+        assert cards[0]["data"]["added"] == cards[1]["data"]["added"] > 0
         assert cards[0]["settings"] == cards[1]["settings"]
 
 
@@ -103,7 +103,7 @@ def test_nothing_that_was_trained_has_seen_hidden_rows(finished: Path) -> None:
     from cxraug.studies.seen import Seen
 
     run = Run.open(finished / "out")
-    cards = sorted((finished / "out").rglob("draw-*/**/card.json"))
+    cards = sorted((finished / "out").glob("draw-*/**/card.json"))
     assert len(cards) >= 6
     for path in cards:
         draw = int(next(part for part in path.parts if part.startswith("draw-"))[5:])

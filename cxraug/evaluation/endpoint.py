@@ -103,6 +103,8 @@ def verdict(
     elif room is not None and mde > room:
         result["outcome"] = "inconclusive"
         say = f"inconclusive: the smallest detectable effect {mde:.3f} exceeds the room of {room:.3f}"
+        if room <= 0:
+            say = "inconclusive: the learning curve leaves no room for any gain"
         if significant:
             say += "; an interval without 0 then overstates the effect"
     elif significant:

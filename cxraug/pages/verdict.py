@@ -130,6 +130,8 @@ def meaning(verdict: Mapping[str, Any]) -> str:
             if room is not None
             else f"the smallest difference it could have found is {mde}"
         )
+        if room is not None and room <= 0:
+            why = "more real patients did not help either, so there is no room in which a gain could show"
         return (
             f"This experiment cannot answer the question: {why}. That is not evidence that synthetic images do nothing."
         )

@@ -152,7 +152,7 @@ def test_a_new_recipe_is_valid_and_never_overwrites(study: Path, capsys: pytest.
     from cxraug.recipe import read_recipe
 
     rng = np.random.default_rng(2)
-    rows = 300
+    rows = 600
     frame = pd.DataFrame(
         {
             "image": [f"images/x{i}.png" for i in range(rows)],
