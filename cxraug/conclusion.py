@@ -45,6 +45,7 @@ def conclude(run: Run) -> dict[str, Any]:
         notes.append(
             f"the source can be told from the image with AUROC {probe['auroc']:.3f}; read findings within one source"
         )
+    notes += under_represented(run, result.comparison)
     found = verdict(result, recipe.evaluate.primary, room=room(run), outside=outside, notes=notes)
     write_json(run.folder / "verdict.json", {**found, "source_probe": probe})
     return found
@@ -106,6 +107,34 @@ def outside_data(run: Run) -> tuple[bool, list[str]]:
             outside = True  # the same weights start every arm, so each control starts from them too
             notes.append("initial weights come from outside data" + (" (no card: unverified)" if seen is None else ""))
     return outside, notes
+
+
+def under_represented(run: Run, comparison: pd.DataFrame) -> list[str]:
+    """What the primary comparison gives in each group level that the audit named as under-represented."""
+    primary, sentences = run.recipe.evaluate.primary, []
+    named = read_json(run.folder / "audit" / "audit.json")["named"]
+    for item in (n for n in named if n["kind"] == "under-represented group"):
+        row = comparison[
+            (comparison["baseline"] == primary.control)
+            & (comparison["arm"] == primary.arm)
+            & (comparison["finding"] == primary.finding)
+            & (comparison["metric"] == primary.metric)
+            & (comparison["group"] == item["group"])
+            & (comparison["level"] == item["level"])
+        ]
+        if (item["group"], item["level"]) == (primary.group, primary.level) or row.empty:
+            continue
+        where, values = f"{item['group']} {item['level']}", row.iloc[0]
+        if values["flag"] == "suppressed" or pd.isna(values["difference"]):
+            sentences.append(f"In the under-represented group {where} too few test cases are left to show an effect.")
+            continue
+        few = ", few test cases" if values["flag"] == "few" else ""
+        interval = f"{values['difference']:+.3f} [{values['ci_low']:.3f}, {values['ci_high']:.3f}]"
+        sentences.append(
+            f"In the under-represented group {where} the same comparison gives {interval} (exploratory{few}; smallest "
+            f"detectable effect {values['mde']:.3f})."
+        )
+    return sentences
 
 
 def source_probe(run: Run) -> dict[str, Any] | None:
