@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cxraug.errors import InputError
 from cxraug.run import MARKER, Run, once
 from cxraug.seeds import derive_seed
 from cxraug.storage import read_json, write_json
@@ -50,11 +51,12 @@ def train_arms(run: Run, jobs: list[ArmJob], what: str) -> None:
 
 def train_job(job: ArmJob) -> None:
     """Train one arm and write its predictions for validation and test."""
-    once(arm_folder(job), lambda: _train(_open(job.run), job))
+    once(arm_folder(job), lambda: _train(open_run(job.run), job))
 
 
 @lru_cache(maxsize=1)
-def _open(folder: str) -> Run:
+def open_run(folder: str) -> Run:
+    """The run in ``folder``, opened once per process."""
     return Run.open(folder)
 
 
@@ -119,21 +121,54 @@ def added_images(run: Run, job: ArmJob, n_real: int) -> tuple[Any, list[str] | N
         return frame[keep], pixels[keep]
 
     frame, pixels = accepted("core")
+    if frame.empty:
+        raise InputError("the gate accepted no image, so nothing can be added", file=sets / "core" / "gate.json")
     wanted = len(frame) if job.ratio is None else min(len(frame), round(job.ratio * n_real))
     # a control fills the cells of what the core's arm really adds, not of what was asked
-    cells = list(
-        run.cells(plan.loc[frame["prompt_id"].iloc[:wanted]].assign(view=frame["view"].iloc[:wanted].to_numpy()))
-    )
+    frame, pixels = frame.iloc[:wanted], pixels[:wanted]
+    asked = plan.loc[frame["prompt_id"]].assign(view=frame["view"].to_numpy())
+    cells = list(run.cells(asked))
+    if job.kind == "oversampled":
+        return None, _raised(run, job.draw) or cells
     name = SET_OF.get(job.kind)
     if name is None:
         return None, cells
     if name != "core":
-        frame, pixels = accepted(name)
-    if not len(frame):
-        return None, cells
-    index = np.arange(wanted) % len(frame)  # a control core with fewer accepted images repeats them: same count
-    y = run.plan_y(plan.loc[frame["prompt_id"].iloc[index]])
-    return Images(np.ascontiguousarray(pixels[index]), y), cells
+        other, other_pixels = accepted(name)
+        if other.empty:
+            raise InputError("the gate accepted no image, so nothing can be added", file=sets / name / "gate.json")
+        of_other = plan.loc[other["prompt_id"]].assign(view=other["view"].to_numpy())
+        rows = _same_images(asked, cells, of_other, list(run.cells(of_other)))
+        asked, pixels = of_other.iloc[rows], other_pixels[rows]
+    return Images(np.ascontiguousarray(pixels), run.plan_y(asked)), cells
+
+
+def _same_images(asked: pd.DataFrame, cells: list[str], other: pd.DataFrame, other_cells: list[str]) -> np.ndarray:
+    """For each image of the core's arm the control core's image of the same prompt and view.
+
+    Where the gate rejected that one, another of its cell, of its label set, or any stands in, in turn: both arms
+    then have one count per cell as far as the control core's accepted images allow.
+    """
+    keys, other_keys = (list(frame["prompt_id"] + "/" + frame["view"]) for frame in (asked, other))
+    by_prompt = {key: i for i, key in enumerate(other_keys)}
+    by_cell: dict[str, list[int]] = {}
+    for i, cell in enumerate(other_cells):
+        for key in (cell, cell.split("|")[0], ""):
+            by_cell.setdefault(key, []).append(i)
+    rows, turn = [], 0
+    for key, cell in zip(keys, cells, strict=True):
+        row = by_prompt.get(key)
+        if row is None:
+            pool = by_cell.get(cell) or by_cell.get(cell.split("|")[0]) or by_cell[""]
+            row, turn = pool[turn % len(pool)], turn + 1
+        rows.append(row)
+    return np.array(rows, dtype=np.int64)
+
+
+def _raised(run: Run, draw: int) -> list[str]:
+    """The findings that the plan raises, as cells: imbalanced-learn's classes are about these alone."""
+    table = pd.read_csv(run.draw_folder(draw) / "plan" / "table.csv")
+    return sorted(set(table.loc[table["target"] > table["before"], "finding"]))
 
 
 def select_ratio(run: Run, lead: str, draw: int) -> float | None:

@@ -19,22 +19,12 @@ from cxraug.storage import read_json, write_json
 def conclude(run: Run) -> dict[str, Any]:
     """Evaluate every arm on the test rows and write ``evaluation/`` and ``verdict.json``."""
     from cxraug.evaluation.endpoint import verdict
-    from cxraug.evaluation.evaluate import EvaluationSettings, evaluate, write_evaluation
+    from cxraug.evaluation.evaluate import evaluate, write_evaluation
     from cxraug.evaluation.predictions import read_predictions
 
     recipe = run.recipe
     tables = [pd.read_parquet(arm_folder(job) / "predictions.parquet") for job in chosen_jobs(run)]
-    options = {"metrics": recipe.evaluate.metrics} if recipe.evaluate.metrics else {}
-    settings = EvaluationSettings(
-        groups=recipe.evaluate.groups,
-        age_bins=recipe.evaluate.age_bins,
-        min_cell=recipe.evaluate.min_cell,
-        threshold_rule=recipe.evaluate.threshold_rule,
-        primary=recipe.evaluate.primary,
-        comparisons=comparisons(run),
-        seed=derive_seed(recipe.seed, "evaluate"),
-        **options,
-    )
+    settings = recipe.evaluate.settings(comparisons=comparisons(run), seed=derive_seed(recipe.seed, "evaluate"))
     result = evaluate(read_predictions([pd.concat(tables, ignore_index=True)]), settings)
     write_evaluation(result, run.folder / "evaluation")
     outside, notes = outside_data(run)
@@ -74,8 +64,9 @@ def comparisons(run: Run) -> list[tuple[str, str]]:
 def room(run: Run) -> float | None:
     """What the learning curve leaves: AUROC with all patients minus AUROC with as many as the recipe's limit keeps."""
     curve = run.recipe.curve
-    if curve is None or curve.finding != run.recipe.evaluate.primary.finding:
-        return None
+    primary = run.recipe.evaluate.primary
+    if curve is None or (primary.finding, primary.metric, primary.group) != (curve.finding, "auroc", "all"):
+        return None  # the curve is about the AUROC of its finding in the whole set
     means = read_json(run.folder / "curve" / MARKER)["result"]
     own = next(limit.patients for limit in run.recipe.data.limit if limit.finding == curve.finding)
     return float(means["all"] - means[str(own)]) if own is not None else None
@@ -85,7 +76,8 @@ def outside_data(run: Run) -> tuple[bool, list[str]]:
     """Whether anything in the arms has learned from data other than this run's training rows, and what to say of it."""
     from cxraug.synthesis.outside import outside_cohort
 
-    recipe, notes = run.recipe, []
+    recipe = run.recipe
+    notes: list[str] = []
     ours = run.manifest.frame["patient_id"].to_numpy()[run.rows("train")]
     outside = False
     if recipe.core.name not in ("train", "gaussian"):
@@ -93,6 +85,10 @@ def outside_data(run: Run) -> tuple[bool, list[str]]:
 
         card = read_card(recipe.core.name)
         outside = card.hashes.count_patients(ours) < len(card.hashes.patients) or not card.hashes.patients
+        if not card.hashes.patients:
+            notes.append(
+                f"core {card.name} does not say what it was trained on: that it has not seen the test is unverified"
+            )
         if outside and "outside" not in recipe.arms.use:
             can = outside_cohort(card) is not None
             notes.append(
@@ -103,9 +99,19 @@ def outside_data(run: Run) -> tuple[bool, list[str]]:
         from cxraug.classifiers.models import weights_seen
 
         seen = weights_seen(Path(recipe.train.weights))
-        if seen is None or seen.count_patients(ours) < len(seen.patients):
+        if seen is None or not seen.patients or seen.count_patients(ours) < len(seen.patients):
             outside = True  # the same weights start every arm, so each control starts from them too
-            notes.append("initial weights come from outside data" + (" (no card: unverified)" if seen is None else ""))
+            notes.append(
+                "initial weights come from outside data"
+                + (" (no card: unverified)" if seen is None or not seen.patients else "")
+            )
+    if recipe.gate.weights is not None:
+        from cxraug.gate.agreement import gate_seen
+
+        seen = gate_seen(Path(recipe.gate.weights))
+        if not seen.patients or seen.count_patients(ours) < len(seen.patients):
+            outside = True
+            notes.append("the gate's classifier was trained on outside data")
     return outside, notes
 
 

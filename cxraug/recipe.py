@@ -14,6 +14,7 @@ from cxraug.classifiers.settings import TrainSettings
 from cxraug.cores.settings import DiffusionSettings
 from cxraug.errors import InputError
 from cxraug.evaluation.endpoint import Endpoint
+from cxraug.evaluation.evaluate import EvaluationSettings
 from cxraug.gate.settings import GateSettings
 from cxraug.studies.images import Encoding
 from cxraug.studies.phantom.cohort import PhantomSettings
@@ -151,6 +152,21 @@ class EvaluateSettings(Strict):
     metrics: list[str] | None = None
     source_probe: bool = True
 
+    @model_validator(mode="after")
+    def _known(self) -> EvaluateSettings:
+        self.settings()
+        return self
+
+    def settings(self, **more: Any) -> EvaluationSettings:
+        """These settings as the evaluation takes them."""
+        own = self.model_dump(exclude={"source_probe", "metrics"}) | ({"metrics": self.metrics} if self.metrics else {})
+        try:
+            return EvaluationSettings(**own, **more)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+
 
 class Recipe(Strict):
     """One run from a manifest to a verdict."""
@@ -176,10 +192,19 @@ class Recipe(Strict):
         for role in ("arm", "control"):
             if getattr(primary, role) not in self.arms.use:
                 raise ValueError(f"evaluate.primary.{role} {getattr(primary, role)!r} is not in arms.use")
-        if primary.arm == primary.control:
-            raise ValueError("evaluate.primary compares an arm with itself")
+        if primary.control not in CONTROLS.get(primary.arm, ()):
+            raise ValueError(
+                f"evaluate.primary: {primary.control!r} is no control of {primary.arm!r}; found {primary.control!r}, "
+                f"expected one of {', '.join(CONTROLS.get(primary.arm, ())) or 'none: the arm adds nothing new'}"
+            )
+        if not set(self.arms.use) & {"duplicated", "real_pretrained"}:
+            raise ValueError("arms.use has no count-matched control; add duplicated (or real_pretrained)")
+        if self.core.name in ("train", "gaussian") and "outside" in self.arms.use:
+            raise ValueError(f"arms.use: outside needs a core with outside data, and {self.core.name!r} has none")
         if self.data.findings is not None and primary.finding not in (*self.data.findings, "macro"):
             raise ValueError(f"evaluate.primary.finding {primary.finding!r} is not in data.findings")
+        if self.curve is not None and self.data.findings and self.curve.finding not in self.data.findings:
+            raise ValueError(f"curve.finding {self.curve.finding!r} is not in data.findings")
         if self.curve is not None and not any(limit.finding == self.curve.finding for limit in self.data.limit):
             raise ValueError(f"curve.finding {self.curve.finding!r} has no entry in data.limit")
         if self.core.finetune_steps and self.core.name != "train":

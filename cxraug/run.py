@@ -23,7 +23,7 @@ from cxraug.errors import InputError
 from cxraug.evaluation.groups import group_levels
 from cxraug.recipe import Recipe, read_recipe
 from cxraug.seeds import derive_seed
-from cxraug.storage import atomic, digest, file_sha256, read_json, write_json
+from cxraug.storage import atomic, digest, file_sha256, plain, read_json, write_json
 from cxraug.studies.cache import PixelCache, build_cache
 from cxraug.studies.labels import label_matrix
 from cxraug.studies.limit import Limited, limit_patients
@@ -141,7 +141,8 @@ class Run:
 
     def cells(self, frame: pd.DataFrame) -> np.ndarray:
         """The cell of each row as text: label set, sex, age band and view (the grain of plan and controls)."""
-        labels = frame["labels"].fillna("").map(_label_set)
+        known = set(self.findings)
+        labels = frame["labels"].fillna("").map(lambda text: _label_set(text, known))
         age = group_levels(frame, "age", self.recipe.audit.age_bins)
         sex = group_levels(frame, "sex", self.recipe.audit.age_bins)
         return (labels + "|" + sex + "|" + age + "|" + frame["view"].astype(str)).to_numpy(dtype=object)
@@ -177,17 +178,20 @@ def run_recipe(
     InputError
         Bad recipe or data, or an old folder made by other settings.
     """
-    from cxraug import stages
+    from cxraug import arm_job, stages
 
+    arm_job.open_run.cache_clear()
     recipe = read_recipe(path, overrides)
     run = Run(recipe, Path(out) if out is not None else Path("runs") / recipe.name)
     if fresh and run.folder.exists():
-        if not (run.folder / "settings.json").is_file():
+        ours = ("settings.json", "recipe.yaml")
+        if any(run.folder.iterdir()) and not all((run.folder / name).is_file() for name in ours):
             raise InputError(
                 "--fresh deletes run folders only", file=run.folder, expected="a folder with settings.json"
             )
         shutil.rmtree(run.folder)
-    _save_settings(run, Path(path))
+    settings = _settings(run)
+    _refuse_other_settings(run.folder, settings)
     walk: dict[str, Callable[[Run], Any]] = {
         "data": check_data,
         "audit": stages.audit,
@@ -201,6 +205,8 @@ def run_recipe(
     for number, name in enumerate(STAGES, 1):
         print(f"[{number}/{len(STAGES)}] {name}", file=sys.stderr, flush=True)
         result = walk[name](run)
+        if name == "data":  # a recipe that the data refuse leaves no folder that claims it
+            _save_settings(run.folder, settings, Path(path))
         if name == until:
             break
     return result if until == "report" else None
@@ -236,6 +242,7 @@ def check_data(run: Run) -> None:
             column="labels",
             expected=f"one of {', '.join(run.findings)}",
         )
+    _check_groups(run)
     for draw in range(recipe.draws):
         limited = run.keep(draw)
         refuse_all_hidden(run, limited.keep)
@@ -243,6 +250,27 @@ def check_data(run: Run) -> None:
         if not (folder / "limit.json").is_file():
             write_json(
                 folder / "limit.json", {"removed": limited.removed.to_dict("records"), "kept": limited.keep.sum()}
+            )
+
+
+def _check_groups(run: Run) -> None:
+    """Refuse groups without a column, and a primary level that no test row has."""
+    recipe, frame = run.recipe, run.manifest.frame
+    primary, bins = recipe.evaluate.primary, recipe.evaluate.age_bins
+    asked = {"audit.groups": recipe.audit.groups, "evaluate.groups": recipe.evaluate.groups}
+    for key, groups in asked.items():
+        for column in {part for group in groups for part in group.split("*")}:
+            if column not in frame.columns:
+                raise InputError(
+                    f"{key} names a column that the data do not have", file=run.manifest.file, column=column
+                )
+    if primary.group != "all":
+        if primary.group not in recipe.evaluate.groups:
+            raise InputError(f"evaluate.primary.group {primary.group!r} is not in evaluate.groups")
+        levels = sorted(set(group_levels(frame[run.rows("test")], primary.group, bins)))
+        if primary.level not in levels:
+            raise InputError(
+                f"evaluate.primary.level {primary.level!r} does not occur in the test rows", expected=", ".join(levels)
             )
 
 
@@ -268,27 +296,48 @@ def refuse_all_hidden(run: Run, keep: np.ndarray) -> None:
             refuse_hidden(seen, what, patients=patients, images=images)
 
 
-def _save_settings(run: Run, source: Path) -> None:
+def _settings(run: Run) -> dict[str, Any]:
     settings: dict[str, Any] = {"recipe": run.recipe.model_dump(mode="json")}
     if run.recipe.data.manifest is not None and Path(run.recipe.data.manifest).is_file():
         settings["manifest_sha256"] = file_sha256(run.recipe.data.manifest)
-    path = run.folder / "settings.json"
+    for key, name in (("train.weights", run.recipe.train.weights), ("gate.weights", run.recipe.gate.weights)):
+        files = (
+            [] if name is None else [Path(name)] if Path(name).is_file() else sorted(Path(name).rglob("*.safetensors"))
+        )
+        settings[f"{key} sha256"] = [file_sha256(file) for file in files]
+    if run.recipe.core.name not in ("train", "gaussian"):
+        from cxraug.cores.registry import read_card
+
+        settings["core sha256"] = read_card(run.recipe.core.name).sha256
+    return settings
+
+
+def _refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse to go on in a folder that was made by another recipe, other data or other weights."""
+    path = folder / "settings.json"
+    if not path.is_file():
+        return
+    old = read_json(path)
+    changed = _first_difference(old.get("recipe"), settings["recipe"])
+    for key in settings:
+        if changed is None and key != "recipe" and old.get(key) != plain(settings[key]):
+            changed = f"the content of a file ({key})"
+    if changed is not None:
+        raise InputError(
+            f"this folder holds a run with another recipe: {changed} differs",
+            file=folder,
+            expected="the same recipe, another --out, or --fresh to start over",
+        )
+
+
+def _save_settings(folder: Path, settings: dict[str, Any], source: Path) -> None:
+    path = folder / "settings.json"
     if path.is_file():
-        old = read_json(path)
-        changed = _first_difference(old["recipe"], settings["recipe"])
-        if changed is None and old.get("manifest_sha256") != settings.get("manifest_sha256"):
-            changed = "data.manifest (the file's content)"
-        if changed is not None:
-            raise InputError(
-                f"this folder holds a run with another recipe: {changed} differs",
-                file=run.folder,
-                expected="the same recipe, another --out, or --fresh to start over",
-            )
         return
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     settings["versions"] = {"cxraug": __version__, "python": platform.python_version(), **versions}
     settings["machine"] = {"system": platform.system(), "processor": platform.machine()}
-    with atomic(run.folder / "recipe.yaml") as temporary:
+    with atomic(folder / "recipe.yaml") as temporary:
         shutil.copyfile(source, temporary)
     write_json(path, settings)
 
@@ -303,6 +352,6 @@ def _first_difference(old: Any, new: Any, path: str = "") -> str | None:
     return None if old == new else path
 
 
-def _label_set(labels: str) -> str:
-    """The present findings of a label text, sorted: what a cell is about."""
-    return "+".join(sorted(part for part in labels.split("|") if part and part[0] not in "-?"))
+def _label_set(labels: str, known: set[str]) -> str:
+    """The present findings of a label text that the run knows, sorted: what a cell is about."""
+    return "+".join(sorted(part for part in labels.split("|") if part in known))
