@@ -19,6 +19,10 @@ MINIMAL = {
 }
 
 
+def primary(arm: str = "mixed", control: str = "duplicated") -> dict:
+    return {"primary": {"arm": arm, "control": control, "finding": "Effusion"}}
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "mine.yaml"
     path.write_text(text)
@@ -68,6 +72,12 @@ def test_every_run_recipe_of_the_project_is_valid(path: Path) -> None:
         ({"core": {"name": "phantom-nano", "finetune_steps": 5}}, ["finetune_steps"]),
         ({"curve": {"finding": "Effusion"}}, ["curve.finding", "data.limit"]),
         ({"name": "../x"}, ["name"]),
+        ({"evaluate": primary(arm="duplicated", control="mixed")}, ["'mixed'", "no control of 'duplicated'"]),
+        ({"evaluate": primary(control="real"), "arms": {"use": ["real", "mixed"]}}, ["count-matched control"]),
+        ({"core": {"name": "gaussian"}, "arms": {"use": ["duplicated", "mixed", "outside"]}}, ["outside", "gaussian"]),
+        ({"evaluate": primary() | {"threshold_rule": "youdn"}}, ["evaluate", "threshold_rule", "youdn"]),
+        ({"evaluate": primary() | {"metrics": ["auc"]}}, ["evaluate", "metrics", "auc"]),
+        ({"evaluate": primary() | {"age_bins": [40, 20]}}, ["evaluate", "age_bins"]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_key_in_one_line(tmp_path: Path, change: dict, parts: list[str]) -> None:

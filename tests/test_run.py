@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from cxraug.arm_job import _same_images
 from cxraug.errors import HiddenDataError, InputError
 from cxraug.run import Run, run_recipe
 from cxraug.storage import read_json
@@ -122,6 +123,34 @@ def test_a_finished_run_is_not_done_again(finished: Path) -> None:
 def test_another_recipe_on_an_old_folder_is_refused_by_key(finished: Path) -> None:
     with pytest.raises(InputError, match=r"train\.steps differs"):
         run_recipe(finished / "tiny.yaml", finished / "out", overrides=["train.steps=7"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"groups": ["ward"]}, "evaluate.groups names a column that the data do not have"),
+        ({"primary": TINY["evaluate"]["primary"] | {"group": "sex", "level": "X"}}, "level 'X' does not occur"),
+        ({"primary": TINY["evaluate"]["primary"] | {"finding": "Mass"}}, "'Mass'"),
+    ],
+)
+def test_what_the_data_refuse_leaves_no_run_behind(tmp_path: Path, change: dict, words: str) -> None:
+    """A corrected recipe may use the folder: nothing in it claims another recipe yet."""
+    with pytest.raises(InputError, match=words):
+        run_recipe(write(tmp_path, {"evaluate": TINY["evaluate"] | change, "curve": None}), tmp_path / "out")
+    assert not (tmp_path / "out" / "settings.json").exists()
+    run_recipe(write(tmp_path), tmp_path / "out", until="data")
+    assert (tmp_path / "out" / "settings.json").exists()
+
+
+def test_a_control_core_stands_in_cell_by_cell() -> None:
+    """Image for image where the gate took both, else another of the cell, of the label set, or any."""
+    asked = pd.DataFrame({"prompt_id": ["a", "b", "c", "d"], "view": "PA"})
+    other = pd.DataFrame({"prompt_id": ["x", "a", "y"], "view": "PA"})
+    rows = _same_images(asked, ["A|F", "A|F", "B|M", "C|F"], other, ["A|F", "A|F", "B|F"])
+    assert list(rows[:1]) == [1]  # the same prompt
+    assert rows[1] in (0, 1)  # of the cell
+    assert rows[2] == 2  # of the label set
+    assert rows[3] in (0, 1, 2)
 
 
 def test_fresh_deletes_run_folders_only(finished: Path, tmp_path: Path) -> None:
