@@ -40,6 +40,21 @@ def arm_folder(job: ArmJob) -> Path:
     return Path(job.run) / f"draw-{job.draw:02d}" / "arms" / name / f"seed-{job.seed}"
 
 
+def curve_jobs(run: Run) -> list[ArmJob]:
+    """The trainings of the learning curve: the real arm with more and more patients of the limited finding."""
+    settings = run.recipe.curve
+    if settings is None:
+        return []
+    own = [limit.patients for limit in run.recipe.data.limit if limit.finding == settings.finding]
+    counts: list[Any] = [*sorted({*settings.patients, *(n for n in own if n)}), "all"]
+    return [
+        ArmJob(str(run.folder), "real", None, draw, seed, patients=count)
+        for count in counts
+        for draw in range(settings.draws)
+        for seed in range(settings.seeds)
+    ]
+
+
 def train_arms(run: Run, jobs: list[ArmJob], what: str) -> None:
     """Train all ``jobs`` that are not done, ``recipe.workers`` at a time (one thread each)."""
     from cxraug.classifiers.pool import train_many

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxraug.arm_job import ArmJob, arm_folder, select_ratio
+from cxraug.arm_job import ArmJob, arm_folder, curve_jobs, select_ratio
 from cxraug.recipe import CONTROLS, SYNTHETIC_ARMS
-from cxraug.run import MARKER, Run
+from cxraug.run import Run
 from cxraug.seeds import derive_seed
-from cxraug.storage import read_json, write_json
+from cxraug.storage import atomic, read_json, write_json
 
 
 def conclude(run: Run) -> dict[str, Any]:
@@ -61,13 +61,35 @@ def comparisons(run: Run) -> list[tuple[str, str]]:
     return list(dict.fromkeys(pairs))
 
 
+def curve_points(run: Run) -> dict[str, float]:
+    """Write ``curve/points.csv``; the mean test AUROC for each number of patients."""
+    from sklearn.metrics import roc_auc_score
+
+    assert run.recipe.curve is not None
+    finding, rows = run.recipe.curve.finding, []
+    for job in curve_jobs(run):
+        table = pd.read_parquet(arm_folder(job) / "predictions.parquet")
+        table = table[(table["split"] == "test") & table[f"y_{finding}"].notna()]
+        value = roc_auc_score(table[f"y_{finding}"], table[f"p_{finding}"])
+        rows.append({"n_patients": str(job.patients), "draw": job.draw, "seed": job.seed, "auroc": value})
+    points = pd.DataFrame(rows)
+    with atomic(run.folder / "curve" / "points.csv") as temporary:
+        points.to_csv(temporary, index=False)
+    means = {str(n): float(v) for n, v in points.groupby("n_patients", sort=False)["auroc"].mean().items()}
+    print(
+        "  learning curve: " + ", ".join(f"{n} patients {v:.3f}" for n, v in means.items()), file=sys.stderr, flush=True
+    )
+    return means
+
+
 def room(run: Run) -> float | None:
     """What the learning curve leaves: AUROC with all patients minus AUROC with as many as the recipe's limit keeps."""
     curve = run.recipe.curve
-    primary = run.recipe.evaluate.primary
-    if curve is None or (primary.finding, primary.metric, primary.group) != (curve.finding, "auroc", "all"):
+    if curve is None:
+        return None
+    primary, means = run.recipe.evaluate.primary, curve_points(run)
+    if (primary.finding, primary.metric, primary.group) != (curve.finding, "auroc", "all"):
         return None  # the curve is about the AUROC of its finding in the whole set
-    means = read_json(run.folder / "curve" / MARKER)["result"]
     own = next(limit.patients for limit in run.recipe.data.limit if limit.finding == curve.finding)
     return float(means["all"] - means[str(own)]) if own is not None else None
 

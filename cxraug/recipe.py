@@ -125,6 +125,8 @@ class ArmSettings(Strict):
     def _ratios(self) -> ArmSettings:
         if self.ratios is not None and (not self.ratios or min(self.ratios) <= 0):
             raise ValueError("ratios must be a list of numbers above 0")
+        if self.ratios is not None and sorted(set(self.ratios)) != self.ratios:
+            raise ValueError("ratios must rise, each once: of two that score alike the smaller is chosen")
         if len(set(self.use)) != len(self.use):
             raise ValueError("an arm is named twice in use")
         if not set(self.use) & set(SYNTHETIC_ARMS):

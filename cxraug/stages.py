@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxraug.arm_job import ArmJob, arm_folder, select_ratio, train_arms
+from cxraug.arm_job import ArmJob, curve_jobs, select_ratio, train_arms
 from cxraug.run import Run, once
 from cxraug.seeds import derive_seed
 from cxraug.storage import atomic
@@ -38,38 +38,13 @@ def audit(run: Run) -> None:
 
 
 def curve(run: Run) -> None:
-    """Train the real arm on more and more patients of the limited finding: the room left for any augmentation."""
-    settings = run.recipe.curve
-    if settings is None:
+    """Train the real arm on more and more patients of the limited finding: the room left for any augmentation.
+
+    The test rows of these trainings are read with all others, in :func:`evaluate`.
+    """
+    if run.recipe.curve is None:
         return
-    own = [limit.patients for limit in run.recipe.data.limit if limit.finding == settings.finding]
-    counts: list[Any] = [*sorted({*settings.patients, *(n for n in own if n)}), "all"]
-    jobs = [
-        ArmJob(str(run.folder), "real", None, draw, seed, patients=count)
-        for count in counts
-        for draw in range(settings.draws)
-        for seed in range(settings.seeds)
-    ]
-    train_arms(run, jobs, "learning curve")
-    folder = run.folder / "curve"
-    once(folder, lambda: _curve_points(run, jobs, folder))
-
-
-def _curve_points(run: Run, jobs: list[ArmJob], folder: Path) -> dict[str, float]:
-    from sklearn.metrics import roc_auc_score
-
-    finding, rows = run.recipe.curve.finding, []  # type: ignore[union-attr]
-    for job in jobs:
-        table = pd.read_parquet(arm_folder(job) / "predictions.parquet")
-        table = table[(table["split"] == "test") & table[f"y_{finding}"].notna()]
-        value = roc_auc_score(table[f"y_{finding}"], table[f"p_{finding}"])
-        rows.append({"n_patients": str(job.patients), "draw": job.draw, "seed": job.seed, "auroc": value})
-    points = pd.DataFrame(rows)
-    with atomic(folder / "points.csv") as temporary:
-        points.to_csv(temporary, index=False)
-    means = {str(n): float(v) for n, v in points.groupby("n_patients", sort=False)["auroc"].mean().items()}
-    _say("learning curve: " + ", ".join(f"{n} patients {v:.3f}" for n, v in means.items()))
-    return means
+    train_arms(run, curve_jobs(run), "learning curve")
 
 
 def common_core(run: Run) -> None:
