@@ -36,6 +36,7 @@ audit:
   age_bins: [0, 20, 40, 60, 80]
 
 plan:
+  findings: [{finding}]        # what to raise
   budget: 400                  # studies to pull from the core
   companions: 1                # and as many without the wanted findings: looking synthetic must not mean having them
 

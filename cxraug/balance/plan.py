@@ -99,6 +99,8 @@ def make_plan(
         census, kinds, counts, demands, levels, views=settings.views, card=core_card, rng=rng
     )
     table = _before_after(cells, frame, plan_levels)
+    if settings.companions and demands and not frame["reason"].str.startswith("companion").any():
+        notes.append("no companions: every label set that can be planned has a wanted finding; name fewer in findings")
     if not (table["target"] > table["before"]).any():
         notes.append("no finding is under its target" + (": the real proportions are kept" if len(frame) else ""))
     return Plan(frame, table, [*notes, *left_out, *_left_blank(census, core_card), *_shortfall_notes(table)])
@@ -110,7 +112,10 @@ def _counts(kinds: Kinds, demands: Sequence[Demand], settings: PlanSettings, n: 
         return allocate(kinds, demands, settings.budget, n)
     wanted = None if limit is None else wanted_share(limit, settings.companions)
     counts = allocate(kinds, demands, wanted, None if n is None else wanted)
-    return add_companions(kinds, demands, counts, settings.companions, limit=limit, exact=n is not None)
+    both = add_companions(kinds, demands, counts, settings.companions, limit=limit, exact=n is not None)
+    if both.sum() == counts.sum():  # every label set is wanted: nothing is held back for companions
+        return allocate(kinds, demands, settings.budget, n)
+    return both
 
 
 def write_plan(plan: Plan, folder: str | Path) -> None:

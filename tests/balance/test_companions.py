@@ -58,6 +58,14 @@ def test_companions_count_in_the_budget(train: Manifest, budget: int) -> None:
     assert has_mass(frame).sum() >= (~has_mass(frame)).sum()
 
 
+def test_where_every_label_set_is_wanted_the_whole_budget_is_used_and_it_is_said(train: Manifest) -> None:
+    wanted = ["Mass", "Effusion", "No Finding"]
+    settings = PlanSettings(findings=wanted, groups=["sex"], floor=300, companions=1, budget=40)
+    plan = make_plan(train, settings)
+    assert len(plan.frame) == 40
+    assert any("no companions" in note for note in plan.notes)
+
+
 @pytest.mark.parametrize("n", [7, 300])
 def test_an_exact_number_stays_exact_and_prefixes_stay_mixed(train: Manifest, n: int) -> None:
     frame = make_plan(train, PlanSettings(findings=["Mass"], groups=["sex"], floor=60, companions=1), n=n).frame
