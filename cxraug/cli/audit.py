@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
         """Say what is rare, who is under-represented, and what findings are confused with."""
         from cxraug.balance.audit import audit_manifest, write_audit
         from cxraug.cli.selection import choice, names, parse_age_bins, parse_where
+        from cxraug.errors import InputError
         from cxraug.studies.cache import build_cache
         from cxraug.studies.images import Encoding
         from cxraug.studies.manifest import read_manifest
@@ -36,6 +37,9 @@ def register(app: typer.Typer) -> None:
         bad = choice(on_bad_image, "--on-bad-image", ("error", "skip"))
         bins = parse_age_bins(age_bins)
         data = read_manifest(manifest, root=root, where=parse_where(where), findings=names(findings))
+        for column in (part.strip() for group in names(groups) or [] for part in group.split("*")):
+            if column not in data.frame.columns:
+                raise InputError("--groups names a column that is not there", file=manifest, column=column)
         sha = None
         if pixels:
             data, cache = build_cache(data, out / "cache", Encoding(), on_bad_image=bad)  # type: ignore[arg-type]

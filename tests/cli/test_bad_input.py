@@ -132,6 +132,11 @@ def test_odd_but_good_images_and_missing_ages_are_accepted(study: Path) -> None:
     assert run(["recipe", "check", str(study / "recipe.yaml")]) == 0
 
 
+def test_the_audit_refuses_a_group_that_is_no_column(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["audit", str(study / "manifest.csv"), "--groups", "sex*ward", "--out", str(study / "audit")]) == 2
+    assert "column 'ward'" in capsys.readouterr().err
+
+
 def test_a_bad_image_can_be_skipped_and_is_listed(study: Path) -> None:
     from cxraug.run import run_recipe
 
