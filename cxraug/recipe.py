@@ -17,6 +17,7 @@ from cxraug.evaluation.endpoint import Endpoint
 from cxraug.evaluation.evaluate import EvaluationSettings
 from cxraug.gate.settings import GateSettings
 from cxraug.studies.images import Encoding
+from cxraug.studies.manifest import Manifest, read_manifest
 from cxraug.studies.phantom.cohort import PhantomSettings
 
 MAX_BYTES = 1_000_000
@@ -83,6 +84,18 @@ class DataSettings(Strict):
     def encoding(self) -> Encoding:
         """How every image of the run is brought to one size and encoding."""
         return Encoding(size=self.size, fit=self.fit, jpeg_quality=self.jpeg_quality)
+
+    def read(self, path: str | Path) -> Manifest:
+        """Read the manifest in ``path`` as these settings say."""
+        return read_manifest(
+            path,
+            root=self.root,
+            where=self.where or None,
+            findings=self.findings,
+            label_columns=self.label_columns,
+            annotated=self.findings_annotated,
+            split_fractions=self.split_fractions,
+        )
 
 
 class AuditSettings(Strict):

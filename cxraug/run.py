@@ -27,7 +27,7 @@ from cxraug.storage import atomic, digest, file_sha256, plain, read_json, write_
 from cxraug.studies.cache import PixelCache, build_cache
 from cxraug.studies.labels import label_matrix
 from cxraug.studies.limit import Limited, limit_patients
-from cxraug.studies.manifest import Manifest, findings_with_no_positive, read_manifest
+from cxraug.studies.manifest import Manifest, findings_with_no_positive
 from cxraug.studies.seen import Seen, refuse_hidden
 
 STAGES = ("data", "audit", "curve", "core", "train", "evaluate", "report")
@@ -62,15 +62,7 @@ class Run:
             path = make_cohort(settings.phantom, self.folder / "cohort")
         else:
             path = Path(str(settings.manifest))
-        manifest = read_manifest(
-            path,
-            root=settings.root,
-            where=settings.where or None,
-            findings=settings.findings,
-            label_columns=settings.label_columns,
-            annotated=settings.findings_annotated,
-            split_fractions=settings.split_fractions,
-        )
+        manifest = settings.read(path)
         return build_cache(manifest, self.folder / "cache", settings.encoding, on_bad_image=settings.on_bad_image)
 
     @property

@@ -42,20 +42,10 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Check a recipe: keys, types, combinations, and the manifest it names."""
         from cxraug.recipe import read_recipe
-        from cxraug.studies.manifest import read_manifest
 
         found = read_recipe(recipe, list(set_))
         if data and found.data.manifest is not None:
-            settings = found.data
-            read_manifest(
-                settings.manifest,  # type: ignore[arg-type]
-                root=settings.root,
-                where=settings.where or None,
-                findings=settings.findings,
-                label_columns=settings.label_columns,
-                annotated=settings.findings_annotated,
-                split_fractions=settings.split_fractions,
-            )
+            found.data.read(found.data.manifest)
         if as_json:
             typer.echo(found.model_dump_json(indent=1))
             return
