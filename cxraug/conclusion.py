@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,9 @@ from cxraug.recipe import CONTROLS, SYNTHETIC_ARMS
 from cxraug.run import Run
 from cxraug.seeds import derive_seed
 from cxraug.storage import atomic, read_json, write_json
+
+if TYPE_CHECKING:
+    from cxraug.evaluation.room import Room
 
 
 def conclude(run: Run) -> dict[str, Any]:
@@ -61,8 +64,8 @@ def comparisons(run: Run) -> list[tuple[str, str]]:
     return list(dict.fromkeys(pairs))
 
 
-def curve_points(run: Run) -> dict[str, float]:
-    """Write ``curve/points.csv``; the mean test AUROC for each number of patients."""
+def curve_points(run: Run) -> None:
+    """Write ``curve/points.csv``, the test AUROC of every training of the learning curve, and print the means."""
     from sklearn.metrics import roc_auc_score
 
     assert run.recipe.curve is not None
@@ -75,23 +78,32 @@ def curve_points(run: Run) -> dict[str, float]:
     points = pd.DataFrame(rows)
     with atomic(run.folder / "curve" / "points.csv") as temporary:
         points.to_csv(temporary, index=False)
-    means = {str(n): float(v) for n, v in points.groupby("n_patients", sort=False)["auroc"].mean().items()}
-    print(
-        "  learning curve: " + ", ".join(f"{n} patients {v:.3f}" for n, v in means.items()), file=sys.stderr, flush=True
-    )
-    return means
+    means = points.groupby("n_patients", sort=False)["auroc"].mean()
+    text = ", ".join(f"{n} patients {v:.3f}" for n, v in means.items())
+    print(f"  learning curve: {text}", file=sys.stderr, flush=True)
 
 
-def room(run: Run) -> float | None:
-    """What the learning curve leaves: AUROC with all patients minus AUROC with as many as the recipe's limit keeps."""
+def room(run: Run) -> Room | None:
+    """What the learning curve leaves to the primary comparison: real data of all patients against its control."""
+    from cxraug.evaluation.predictions import read_predictions
+    from cxraug.evaluation.room import learning_room
+
     curve = run.recipe.curve
     if curve is None:
         return None
-    primary, means = run.recipe.evaluate.primary, curve_points(run)
+    curve_points(run)
+    primary = run.recipe.evaluate.primary
     if (primary.finding, primary.metric, primary.group) != (curve.finding, "auroc", "all"):
         return None  # the curve is about the AUROC of its finding in the whole set
-    own = next(limit.patients for limit in run.recipe.data.limit if limit.finding == curve.finding)
-    return float(means["all"] - means[str(own)]) if own is not None else None
+    jobs = {"all patients": [job for job in curve_jobs(run) if job.patients == "all"]}
+    jobs["control"] = [job for job in chosen_jobs(run) if job.kind == primary.control]
+    tables = [
+        pd.read_parquet(arm_folder(job) / "predictions.parquet").assign(arm=name)
+        for name, own in jobs.items()
+        for job in own
+    ]
+    predictions = read_predictions([pd.concat(tables, ignore_index=True)])
+    return learning_room(predictions, curve.finding, control="control", ceiling="all patients")
 
 
 def outside_data(run: Run) -> tuple[bool, list[str]]:

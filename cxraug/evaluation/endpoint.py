@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cxraug.errors import InputError
 from cxraug.evaluation.metrics import METRICS
+from cxraug.evaluation.room import Room
 
 CONTROLS = {
     "real": "the step-matched control (real)",
@@ -51,7 +52,7 @@ def verdict(
     evaluation: Any,
     endpoint: Endpoint,
     *,
-    room: float | None = None,
+    room: Room | None = None,
     outside: bool = False,
     notes: list[str] | None = None,
 ) -> dict[str, Any]:
@@ -59,18 +60,21 @@ def verdict(
 
     Parameters
     ----------
-    evaluation : has ``comparison`` (the contract's columns) with a row of family ``primary``, and ``info``.
-    room : how much the learning curve leaves to gain, in units of the metric (> 0); None where it was not measured.
+    evaluation : has ``comparison`` (the contract's columns) with a row of family ``primary``, ``cells`` and ``info``.
+    room : how much the learning curve leaves to gain; None where it was not measured.
     outside : the core or initial weights were trained on other data ("with outside data").
     notes : caveats to keep beside the sentence.
 
     Returns
     -------
     dict with ``sentence, difference, ci_low, ci_high, p_value, mde, room, n_draws, n_seeds, outcome``, the fields of
-    ``endpoint``, ``n_patients``, ``outside`` and ``notes``. ``outcome`` is
+    ``endpoint``, ``n_patients``, ``few``, ``outside`` and ``notes``; with a measured room ``room_low, room_high,
+    room_ceiling, room_control``. ``most`` is what separates the control from a perfect value: no room can exceed it.
+    ``outcome`` is
 
     - ``worse``: the interval excludes 0 on the bad side;
-    - ``inconclusive``: the smallest detectable effect exceeds the room, or the cell is too small to be shown;
+    - ``inconclusive``: the smallest detectable effect exceeds the room (unmeasured: ``most``), or the cell is too small
+      to be shown;
     - ``better``: the interval excludes 0 on the good side;
     - ``no effect seen``: neither, although an effect as large as the room would have been seen (or no room is known).
     """
@@ -80,7 +84,12 @@ def verdict(
     where = "" if endpoint.group == "all" else f" in {endpoint.group} {endpoint.level}"
     what = f"{endpoint.finding} {metric.label}{where}"
     against = f"against {CONTROLS.get(endpoint.control, f'the control {endpoint.control!r}')}"
-    result: dict[str, Any] = {**endpoint.model_dump(), "room": room, "outside": outside, "notes": list(notes or [])}
+    result: dict[str, Any] = {**endpoint.model_dump(), "outside": outside, "notes": list(notes or [])}
+    result |= {"room": None if room is None else room.value, "most": _most(evaluation.cells, endpoint)}
+    if room is not None:
+        result |= {"room_low": room.ci_low, "room_high": room.ci_high}
+        result |= {"room_ceiling": room.ceiling, "room_control": room.control}
+    result["few"] = row["flag"] == "few"
     for key in ("difference", "ci_low", "ci_high", "p_value", "mde"):
         result[key] = None if pd.isna(row[key]) else float(row[key])
     for key in ("n_draws", "n_seeds", "n_patients"):
@@ -100,25 +109,51 @@ def verdict(
     text = f"{what} {difference:+.3f} [{low:.3f}, {high:.3f}] {against}, {', '.join(clauses)}"
     if significant and good < 0:
         result["outcome"], say = "worse", "worse"
-    elif room is not None and mde > room:
+    elif room is not None and mde > room.value:
         result["outcome"] = "inconclusive"
-        say = f"inconclusive: the smallest detectable effect {mde:.3f} exceeds the room of {room:.3f}"
-        if room <= 0:
-            say = "inconclusive: the learning curve leaves no room for any gain"
+        say = f"inconclusive: the smallest detectable effect {mde:.3f} exceeds the room of {_room(room)}"
+        if room.value <= 0:
+            say = f"inconclusive: the learning curve leaves no room for any gain ({_room(room)})"
         if significant:
             say += "; an interval without 0 then overstates the effect"
     elif significant:
         result["outcome"], say = "better", "better"
+    elif result["most"] is not None and mde > result["most"]:
+        result["outcome"] = "inconclusive"
+        say = (
+            f"inconclusive: the smallest detectable effect {mde:.3f} exceeds all that separates the control from a "
+            f"perfect value, {result['most']:.3f}"
+        )
     else:
         result["outcome"] = "no effect seen"
         say = f"no effect seen, the smallest detectable effect is {mde:.3f}"
-        say += f" of a room of {room:.3f}" if room is not None else " (room not measured)"
+        say += f" of a room of {_room(room)}" if room is not None else " (room not measured)"
     if endpoint.margin is not None:
         worst = low if metric.higher_is_better else -high
         shown = "non-inferior" if worst > -endpoint.margin else "non-inferiority not shown"
         say += f"; {shown} at the margin {endpoint.margin:g}"
     result["sentence"] = f"{text}: {say}"
     return result
+
+
+def _room(room: Room) -> str:
+    return f"{room.value:.3f} [{room.ci_low:.3f}, {room.ci_high:.3f}]"
+
+
+def _most(cells: pd.DataFrame, endpoint: Endpoint) -> float | None:
+    """What separates the control's value from a perfect one; None for metrics without one, or where it is not shown."""
+    metric = METRICS[endpoint.metric]
+    if metric.scale == "linear" or cells.empty:
+        return None
+    wanted = {
+        "arm": endpoint.control, "seed": "all", "draw": "all", "finding": endpoint.finding, "group": endpoint.group,
+        "level": endpoint.level, "metric": endpoint.metric,
+    }  # fmt: skip
+    keep = np.logical_and.reduce([(cells[key].astype(str) == value).to_numpy() for key, value in wanted.items()])
+    values = cells.loc[keep, "value"].dropna()
+    if values.empty:
+        return None
+    return float(1 - values.iloc[0]) if metric.higher_is_better else float(values.iloc[0])
 
 
 def _row(comparison: pd.DataFrame, endpoint: Endpoint) -> pd.Series:

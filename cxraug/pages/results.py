@@ -179,11 +179,17 @@ def curve_section(run: RunFolder) -> Markup:
     room = _as_float(run.verdict.get("room"))
     lead = "How far real images alone go."
     if room is not None:
+        control = run.verdict.get("control")
+        least, most, ceiling, start = (
+            _as_float(run.verdict.get(f"room_{k}")) for k in ("low", "high", "ceiling", "control")
+        )
         lead = (
-            f"With every real patient there is, AUROC rises by {number(room, '+.3f')}: augmentation can hardly be "
-            "expected to give more."
+            f"With every real patient there is, AUROC is {number(ceiling)}; the control “{control}” on what the limit "
+            f"leaves has {number(start)}. The room is the difference, {interval(room, least, most, '+.3f')}: "
+            "augmentation can hardly be expected to give more."
             if room > 0
-            else "More real patients do not raise AUROC here, so there is no room for augmentation either."
+            else f"More real patients do not raise AUROC above the control “{control}” here, so there is no room for "
+            "augmentation either."
         )
     return section("curve", "Room for improvement", figure(picture, caption), table(frame), lead=lead)
 

@@ -32,7 +32,7 @@ def outcome(verdict: Mapping[str, Any]) -> str:
     A claim stands only beside its interval: without a difference and both ends nothing is claimed. An outcome that
     contradicts the numbers beside it is shown as "inconclusive": "better" or "worse" with an interval that holds 0 or
     lies on the other side, "no effect seen" with one that does not hold 0, or with a smallest detectable difference
-    above the room.
+    above the room (unmeasured: above what separates the control from a perfect value).
     """
     said = verdict.get("outcome")
     difference, low, high = (_number(verdict.get(k)) for k in ("difference", "ci_low", "ci_high"))
@@ -45,6 +45,7 @@ def outcome(verdict: Mapping[str, Any]) -> str:
         if not (low > 0 if rises else high < 0):
             return "inconclusive"
     mde, room = _number(verdict.get("mde")), _number(verdict.get("room"))
+    room = _number(verdict.get("most")) if room is None else room
     too_coarse = mde is not None and room is not None and mde > room
     if said == "no effect seen" and (too_coarse or low > 0 or high < 0):
         return "inconclusive"
@@ -113,8 +114,8 @@ def meaning(verdict: Mapping[str, Any]) -> str:
         )
     if kind == "no effect seen":
         return (
-            f"The arms {arm} and {control} cannot be told apart on {about}. This experiment would have found a "
-            f"difference of {mde} or more in four of five repetitions; a smaller one cannot be excluded."
+            f"The arms {arm} and {control} cannot be told apart on {about}. By its own scatter, this experiment would "
+            f"have found a difference of {mde} or more in four of five repetitions; a smaller one cannot be excluded."
         )
     if kind == "inconclusive":
         if _number(verdict.get("difference")) is None:
@@ -124,12 +125,14 @@ def meaning(verdict: Mapping[str, Any]) -> str:
             )
         if outcome(verdict) != verdict.get("outcome"):
             return "The outcome on file does not follow from the numbers beside it, so it is not repeated here."
-        why = (
-            f"it could only have found a difference of {mde} or more, and the learning curve leaves room for "
-            f"{number(room, '+.3f')}"
-            if room is not None
-            else f"the smallest difference it could have found is {mde}"
-        )
+        most = _number(verdict.get("most"))
+        why = f"it could only have found a difference of {mde} or more, and "
+        if room is not None:
+            why += f"the learning curve leaves room for {_room(verdict)}"
+        elif most is not None:
+            why += f"a perfect classifier would differ from {control} by {number(most)}"
+        else:
+            why = f"the smallest difference it could have found is {mde}"
         if room is not None and room <= 0:
             why = "more real patients did not help either, so there is no room in which a gain could show"
         return (
@@ -159,9 +162,29 @@ def next_steps(verdict: Mapping[str, Any]) -> list[str]:
             "Try a smaller ratio or a core trained on more images, in a new run.",
         ]
     elif kind == "no effect seen":
-        steps.append(f"Do not expect a gain from these images here; {control} is the simpler choice.")
+        thin = [
+            text
+            for text, is_so in (
+                ("one draw", draws == 1),
+                ("one seed", _number(verdict.get("n_seeds")) == 1),
+                ("few test cases", verdict.get("few") is True),
+            )
+            if is_so
+        ]
+        if thin:
+            steps.append(
+                f"Repeat with more before giving these images up: this rests on {' and '.join(thin)}, and the smallest "
+                "detectable difference is itself uncertain."
+            )
+        elif room is None:
+            steps.append(
+                f"Measure the room with a learning curve (curve in the recipe): without it nobody can say whether "
+                f"{number(mde)} is little."
+            )
+        else:
+            steps.append(f"Do not expect a gain from these images here; {control} is the simpler choice.")
         if room is not None and room > 0:
-            steps.append(f"More real patients would still help: the learning curve leaves {number(room, '+.3f')}.")
+            steps.append(f"More real patients would still help: the learning curve leaves {_room(verdict)}.")
         steps.append("A better core may change this; compare fidelity and rejections of two cores before another run.")
     elif kind == "inconclusive":
         if mde is not None and room is not None and 0 < room < mde:
@@ -216,7 +239,7 @@ def facts(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("95 % interval", _range(verdict)),
         ("p value", _p(verdict.get("p_value"))),
         ("Smallest detectable", number(_number(verdict.get("mde")))),
-        ("Room", number(_number(verdict.get("room")), "+.3f")),
+        ("Room", _room(verdict)),
         ("Draws × seeds", f"{count('n_draws')} × {count('n_seeds')}"),
         ("Test patients", count("n_patients")),
         ("Arm", _text(verdict.get("arm")) or ABSENT),
@@ -287,6 +310,14 @@ def primary_rows(verdict: Mapping[str, Any], comparison: pd.DataFrame) -> pd.Dat
 def _range(verdict: Mapping[str, Any]) -> str:
     low, high = _number(verdict.get("ci_low")), _number(verdict.get("ci_high"))
     return f"{number(low, '+.3f')} to {number(high, '+.3f')}" if low is not None and high is not None else "none"
+
+
+def _room(verdict: Mapping[str, Any]) -> str:
+    """``+0.071 [+0.050, +0.092]``, the interval where there is one."""
+    value, low, high = (_number(verdict.get(k)) for k in ("room", "room_low", "room_high"))
+    if value is None or low is None or high is None:
+        return number(value, "+.3f")
+    return interval(value, low, high, "+.3f")
 
 
 def _p(value: Any) -> str:

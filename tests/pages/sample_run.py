@@ -20,7 +20,8 @@ VERDICT: dict[str, Any] = {
     "sentence": "Pneumothorax AUROC +0.032 [0.011, 0.053] against the count-matched control (duplicated), 8 draws x 3 "
     "seeds, with outside data: better",
     "outcome": "better", "difference": 0.032, "ci_low": 0.011, "ci_high": 0.053, "p_value": 0.0041, "mde": 0.029,
-    "room": 0.071, "n_draws": 8, "n_seeds": 3, "n_patients": 612, "arm": "mixed", "control": "duplicated",
+    "room": 0.071, "room_low": 0.050, "room_high": 0.092, "room_ceiling": 0.822, "room_control": 0.751, "most": 0.249,
+    "n_draws": 8, "n_seeds": 3, "n_patients": 612, "arm": "mixed", "control": "duplicated",
     "finding": "Pneumothorax", "metric": "auroc", "group": "all", "level": "all", "outside": True,
     "notes": ["the core phantom-nano was trained on a phantom cohort"],
 }  # fmt: skip

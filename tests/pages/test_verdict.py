@@ -60,7 +60,18 @@ def test_inconclusive_says_how_much_more_is_needed():
 def test_no_effect_names_the_smallest_difference_that_would_have_been_seen():
     verdict = change(outcome="no effect seen", ci_low=-0.01, mde=0.029)
     assert "0.029 or more in four of five" in meaning(verdict)
-    assert any("+0.071" in step for step in next_steps(verdict))
+    assert any("+0.071 [+0.050, +0.092]" in step for step in next_steps(verdict))
+
+
+def test_no_effect_is_no_advice_against_synthesis_where_little_was_tried():
+    nothing = change(outcome="no effect seen", ci_low=-0.01, mde=0.029)
+    assert next_steps(nothing)[0].startswith("Do not expect a gain")
+    assert "rests on one draw and few test cases" in next_steps(nothing | {"n_draws": 1, "few": True})[0]
+    assert next_steps(nothing | {"room": None})[0].startswith("Measure the room")
+    assert outcome(nothing | {"room": None, "mde": 0.3}) == "inconclusive"  # a perfect value is 0.249 away
+    assert "would differ from “duplicated” by 0.249" in meaning(
+        nothing | {"outcome": "inconclusive", "room": None, "mde": 0.3}
+    )
 
 
 def test_caveats_tell_of_outside_data_single_draws_and_missing_measurements():
