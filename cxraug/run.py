@@ -7,9 +7,11 @@ recipe's seed through :func:`cxraug.seeds.derive_seed`, so an interrupted run en
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +23,7 @@ import pandas as pd
 from cxraug import __version__
 from cxraug.errors import InputError
 from cxraug.evaluation.groups import group_levels
+from cxraug.machine import machine
 from cxraug.recipe import Recipe, read_recipe
 from cxraug.seeds import derive_seed
 from cxraug.storage import atomic, digest, file_sha256, plain, read_json, write_json
@@ -32,6 +35,7 @@ from cxraug.studies.seen import Seen, refuse_hidden
 
 STAGES = ("data", "audit", "curve", "core", "train", "evaluate", "report")
 MARKER = "done.json"
+TIMES = "times.jsonl"
 PACKAGES = (
     "torch", "timm", "diffusers", "torchxrayvision", "scikit-learn", "imbalanced-learn", "pandas", "numpy", "scipy",
     "torchmetrics", "accelerate",
@@ -196,7 +200,11 @@ def run_recipe(
     result = None
     for number, name in enumerate(STAGES, 1):
         print(f"[{number}/{len(STAGES)}] {name}", file=sys.stderr, flush=True)
-        result = walk[name](run)
+        started = time.monotonic()
+        try:
+            result = walk[name](run)
+        finally:
+            _note_time(run.folder, name, time.monotonic() - started)
         if name == "data":  # a recipe that the data refuse leaves no folder that claims it
             _save_settings(run.folder, settings, Path(path))
         if name == until:
@@ -328,10 +336,17 @@ def _save_settings(folder: Path, settings: dict[str, Any], source: Path) -> None
         return
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     settings["versions"] = {"cxraug": __version__, "python": platform.python_version(), **versions}
-    settings["machine"] = {"system": platform.system(), "processor": platform.machine()}
+    settings["machine"] = machine()
     with atomic(folder / "recipe.yaml") as temporary:
         shutil.copyfile(source, temporary)
     write_json(path, settings)
+
+
+def _note_time(folder: Path, stage: str, seconds: float) -> None:
+    """One line per stage and sitting, also of one that was interrupted; no folder, no line."""
+    if folder.is_dir():
+        with (folder / TIMES).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": stage, "seconds": round(seconds, 1)}) + "\n")
 
 
 def _first_difference(old: Any, new: Any, path: str = "") -> str | None:

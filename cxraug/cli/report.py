@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import typer
@@ -14,6 +15,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def report(
         run: Path = typer.Argument(..., help="A run folder, e.g. runs/quickstart, or an evaluation folder."),
+        share: Path | None = typer.Option(None, help="Also write what may be published (tables, one sheet) here."),
         as_json: bool = typer.Option(False, "--json", help="Print the verdict as JSON."),
     ) -> None:
         """Write RUN/report.html (one file, works offline) and print the verdict."""
@@ -25,6 +27,10 @@ def register(app: typer.Typer) -> None:
             typer.echo(f"report: {write_evaluation_report(run)}")
             return
         path = write_run_report(run)
+        if share is not None:
+            from cxraug.pages.share import write_share
+
+            print(f"share: {write_share(run, share)}", file=sys.stderr)
         found = read_run(run)
         if as_json:
             typer.echo(json.dumps({**found.verdict, "report": str(path)}, indent=1))

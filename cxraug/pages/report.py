@@ -153,8 +153,10 @@ def settings_section(run: RunFolder) -> Markup:
     if run.settings:
         parts.append(fold(f"All settings ({len(rows)})", _pairs(rows, "setting"), printed=True))
     rest = {k: v for k, v in run.settings.items() if k != "recipe"}
+    if run.seconds:
+        rest["minutes"] = {stage: round(seconds / 60, 1) for stage, seconds in run.seconds.items()}
     if "recipe" in run.settings and rest:
-        parts.append(fold("Versions and machine", _pairs(flatten(rest), "what"), printed=True))
+        parts.append(fold("Versions, machine and time", _pairs(flatten(rest), "what"), printed=True))
     if run.evaluation:
         chosen = {key: run.evaluation[key] for key in EVALUATION_FACTS if key in run.evaluation}
         parts.append(fold("Evaluation", _pairs(flatten(chosen), "setting"), printed=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class RunFolder:
     gaps: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparison: pd.DataFrame = field(default_factory=pd.DataFrame)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # per stage, all sittings
 
     def setting(self, *keys: str, default: Any = None) -> Any:
         """A setting of the recipe by its path of keys."""
@@ -99,6 +101,7 @@ def read_run(path: str | Path) -> RunFolder:
         gaps=_csv(path / "evaluation" / "gaps.csv"),
         comparison=_csv(path / "evaluation" / "comparison.csv"),
         evaluation=_json(path / "evaluation" / "evaluation.json"),
+        seconds=_seconds(path / "times.jsonl"),
     )
     if not (found.settings or found.verdict or found.evaluation or len(found.cells)):
         raise InputError("not a run folder", file=path, expected="settings.json, verdict.json or evaluation/")
@@ -140,6 +143,18 @@ def _draw(folder: Path) -> DrawFolder:
         ratio=_json(folder / "ratio.json"),
         sets=tuple(sets),
     )
+
+
+def _seconds(path: Path) -> dict[str, float]:
+    """Seconds per stage; a line that a kill cut short is left out."""
+    total: dict[str, float] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+            total[str(row["stage"])] = total.get(str(row["stage"]), 0.0) + float(row["seconds"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return total
 
 
 def _json(path: Path) -> dict[str, Any]:
