@@ -14,6 +14,7 @@ from cxraug.errors import CxraugError
 # typer may carry its own copy of click, so the base of its usage errors is taken from typer itself
 UsageProblem: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
+INTERRUPTED = 130
 PARTS = ("run", "recipe", "phantom", "audit", "plan", "core", "generate", "gate", "train", "evaluate", "report")
 
 app = typer.Typer(
@@ -52,6 +53,8 @@ def run(arguments: list[str]) -> int:
     """Run ``arguments`` and return the exit code: 0 done, 1 failed, 2 bad input or usage, 130 interrupted."""
     try:
         result = app(arguments, standalone_mode=False)
+        if result == INTERRUPTED:  # typer turns Ctrl-C into an exit code and says nothing
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except CxraugError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -61,7 +64,7 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted; what was finished stays, run again to go on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
