@@ -38,6 +38,7 @@ def study(tmp_path: Path) -> Path:
         "data": {"manifest": "manifest.csv", "size": 32},
         "evaluate": {"primary": {"arm": "mixed", "control": "duplicated", "finding": "Effusion"}},
         "core": {"name": "gaussian"},
+        "arms": {"use": ["real", "duplicated", "mixed"]},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return tmp_path
