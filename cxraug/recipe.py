@@ -124,7 +124,9 @@ class CoreSettings(Strict):
             raise ValueError("core.name: train needs settings under core.train, for example train: {steps: 2000}")
         for key in ("train", "finetune_steps"):
             if self.name != "train" and getattr(self, key):
-                raise ValueError(f"core.{key} goes with core.name: train only; remove core.{key} (--set core.{key}=null)")
+                raise ValueError(
+                    f"core.{key} goes with core.name: train only; remove core.{key} (--set core.{key}=null)"
+                )
         for key in ("sampler_steps", "guidance"):
             if self.name == "gaussian" and getattr(self, key) is not None:
                 raise ValueError(f"core gaussian has no sampler; remove core.{key} (--set core.{key}=null)")
