@@ -122,10 +122,10 @@ class CoreSettings(Strict):
     def _train_settings(self) -> CoreSettings:
         if self.name == "train" and self.train is None:
             raise ValueError("core.name: train needs settings under core.train, for example train: {steps: 2000}")
-        for key in ("train", "finetune_steps"):
+        for key, none in (("train", "null"), ("finetune_steps", "0")):
             if self.name != "train" and getattr(self, key):
                 raise ValueError(
-                    f"core.{key} goes with core.name: train only; remove core.{key} (--set core.{key}=null)"
+                    f"core.{key} goes with core.name: train only; remove core.{key} (--set core.{key}={none})"
                 )
         for key in ("sampler_steps", "guidance"):
             if self.name == "gaussian" and getattr(self, key) is not None:

@@ -71,7 +71,7 @@ def test_every_run_recipe_of_the_project_is_valid(path: Path) -> None:
         ({"arms": {"use": ["duplicated", "mixed", "real_pretrained"]}}, ["real_pretrained", "without pretrained"]),
         ({"core": {"name": "train"}}, ["core.name: train needs settings under core.train"]),
         ({"core": {"name": "gaussian", "train": {"steps": 5}}}, ["remove core.train (--set core.train=null)"]),
-        ({"core": {"name": "phantom-nano", "finetune_steps": 5}}, ["remove core.finetune_steps"]),
+        ({"core": {"name": "phantom-nano", "finetune_steps": 5}}, ["--set core.finetune_steps=0"]),
         ({"core": {"name": "gaussian", "guidance": 2.0}}, ["core gaussian has no sampler", "remove core.guidance"]),
         ({"core": {"name": "gaussian", "sampler_steps": 5}}, ["core gaussian has no sampler", "core.sampler_steps"]),
         ({"core": {"name": "gaussian"}}, ["gaussian and mixed are the same arm twice", "arms.use without gaussian"]),

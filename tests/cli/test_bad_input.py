@@ -99,7 +99,7 @@ def test_an_empty_manifest_is_refused(study: Path, capsys: pytest.CaptureFixture
 
 def test_an_unknown_finding_of_the_recipe_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_recipe(study, "data", "findings", ["Effusion", "Scurvy"])
-    refused(study, capsys, "Scurvy", "Effusion")
+    refused(study, capsys, "data.findings", "Scurvy", "Effusion")
 
 
 def test_a_named_finding_with_no_positive_in_train_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
