@@ -19,6 +19,7 @@ from cxraug.gate.settings import GateSettings
 from cxraug.studies.images import Encoding
 from cxraug.studies.manifest import Manifest, read_manifest
 from cxraug.studies.phantom.cohort import PhantomSettings
+from cxraug.studies.table import CSV_SUFFIXES, PARQUET_SUFFIXES
 
 MAX_BYTES = 1_000_000
 ArmKind = Literal[
@@ -119,8 +120,16 @@ class CoreSettings(Strict):
 
     @model_validator(mode="after")
     def _train_settings(self) -> CoreSettings:
-        if (self.name == "train") != (self.train is not None):
-            raise ValueError("settings under train belong to name: train, and name: train needs them")
+        if self.name == "train" and self.train is None:
+            raise ValueError("core.name: train needs settings under core.train, for example train: {steps: 2000}")
+        for key, none in (("train", "null"), ("finetune_steps", "0")):
+            if self.name != "train" and getattr(self, key):
+                raise ValueError(
+                    f"core.{key} goes with core.name: train only; remove core.{key} (--set core.{key}={none})"
+                )
+        for key in ("sampler_steps", "guidance"):
+            if self.name == "gaussian" and getattr(self, key) is not None:
+                raise ValueError(f"core gaussian has no sampler; remove core.{key} (--set core.{key}=null)")
         return self
 
 
@@ -216,17 +225,29 @@ class Recipe(Strict):
             raise ValueError("arms.use has no count-matched control; add duplicated (or real_pretrained)")
         if self.core.name in ("train", "gaussian") and "outside" in self.arms.use:
             raise ValueError(f"arms.use: outside needs a core with outside data, and {self.core.name!r} has none")
-        if self.data.findings is not None and primary.finding not in (*self.data.findings, "macro"):
-            raise ValueError(f"evaluate.primary.finding {primary.finding!r} is not in data.findings")
-        if self.curve is not None and self.data.findings and self.curve.finding not in self.data.findings:
-            raise ValueError(f"curve.finding {self.curve.finding!r} is not in data.findings")
+        if primary.finding != "macro":
+            self._refuse_outside_findings("evaluate.primary.finding", primary.finding)
+        if self.curve is not None:
+            self._refuse_outside_findings("curve.finding", self.curve.finding)
         if self.curve is not None and not any(limit.finding == self.curve.finding for limit in self.data.limit):
             raise ValueError(f"curve.finding {self.curve.finding!r} has no entry in data.limit")
-        if self.core.finetune_steps and self.core.name != "train":
-            raise ValueError("core.finetune_steps needs core.name: train")
+        if self.core.name == "gaussian" and {"gaussian", "mixed"} <= set(self.arms.use):
+            raise ValueError(
+                "arms.use: with core.name gaussian the arms gaussian and mixed are the same arm twice; "
+                "name arms.use without gaussian"
+            )
         if "real_pretrained" in self.arms.use and "pretrained" not in self.arms.use:
             raise ValueError("arms.use has real_pretrained, the control of pretrained, without pretrained")
         return self
+
+    def _refuse_outside_findings(self, key: str, finding: str) -> None:
+        """Refuse a finding that ``data.findings`` lacks; either of the two may be the misspelt one."""
+        names = self.data.findings
+        if names is None or finding in names:
+            return
+        near = difflib.get_close_matches(finding, names, 1)
+        hint = f"{near[0]!r} there may be misspelt" if near else f"it names {', '.join(names) or 'none'}"
+        raise ValueError(f"data.findings does not name {finding!r}, which {key} asks for: {hint}")
 
 
 def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -258,12 +279,17 @@ def parse_recipe(raw: dict[str, Any], path: Path, overrides: list[str] | None = 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError("no such recipe", file=path)
+    if path.name.lower().endswith((*CSV_SUFFIXES, *PARQUET_SUFFIXES)):
+        wanted = "a recipe (YAML); `cxraug recipe new` writes one for a manifest"
+        raise InputError("this is a table", file=path, expected=wanted)
     if path.stat().st_size > MAX_BYTES:
         raise InputError("a recipe is a small text file", file=path, found=f"{path.stat().st_size} bytes")
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"not valid YAML: {' '.join(str(error).split())}", file=path) from None
+        raise InputError(
+            f"not valid YAML: {' '.join(str(error).split())}", file=path, expected="a recipe (YAML)"
+        ) from None
     if not isinstance(raw, dict):
         raise InputError("not a recipe", file=path, found=type(raw).__name__, expected="keys and values")
     return raw

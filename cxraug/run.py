@@ -23,14 +23,15 @@ import pandas as pd
 from cxraug import __version__
 from cxraug.errors import InputError
 from cxraug.evaluation.groups import group_levels
+from cxraug.feasibility import refuse_impossible, refuse_rows
 from cxraug.machine import machine
 from cxraug.recipe import Recipe, read_recipe
 from cxraug.seeds import derive_seed
 from cxraug.storage import atomic, digest, file_sha256, plain, read_json, write_json
 from cxraug.studies.cache import PixelCache, build_cache
 from cxraug.studies.labels import label_matrix
-from cxraug.studies.limit import Limited, limit_patients
-from cxraug.studies.manifest import Manifest, findings_with_no_positive
+from cxraug.studies.limit import Limited, count_patients, count_removed, describe, limit_patients
+from cxraug.studies.manifest import Manifest
 from cxraug.studies.seen import Seen, refuse_hidden
 
 STAGES = ("data", "audit", "curve", "core", "train", "evaluate", "report")
@@ -57,8 +58,8 @@ class Run:
     # -- data ---------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def data(self) -> tuple[Manifest, PixelCache]:
-        """The checked manifest (bad images left out if the recipe says so) and its decoded pixels."""
+    def listed(self) -> Manifest:
+        """The checked manifest as it was read, before any image is decoded."""
         settings = self.recipe.data
         if settings.phantom is not None:
             from cxraug.studies.phantom.cohort import make_cohort
@@ -66,8 +67,13 @@ class Run:
             path = make_cohort(settings.phantom, self.folder / "cohort")
         else:
             path = Path(str(settings.manifest))
-        manifest = settings.read(path)
-        return build_cache(manifest, self.folder / "cache", settings.encoding, on_bad_image=settings.on_bad_image)
+        return settings.read(path)
+
+    @cached_property
+    def data(self) -> tuple[Manifest, PixelCache]:
+        """The manifest (bad images left out if the recipe says so) and its decoded pixels."""
+        settings = self.recipe.data
+        return build_cache(self.listed, self.folder / "cache", settings.encoding, on_bad_image=settings.on_bad_image)
 
     @property
     def manifest(self) -> Manifest:
@@ -101,7 +107,7 @@ class Run:
 
     def keep(self, draw: int, patients: int | Literal["all"] | None = None) -> Limited:
         """Which rows a draw keeps after the recipe's limits; ``patients`` replaces the curve finding's count."""
-        keep, removed = np.ones(len(self.manifest), bool), []
+        keep, parts = np.ones(len(self.manifest), bool), []
         for limit in self.recipe.data.limit:
             count, share = limit.patients, limit.share
             if patients is not None and self.recipe.curve and limit.finding == self.recipe.curve.finding:
@@ -118,8 +124,28 @@ class Run:
                 limit_val=self.recipe.data.limit_val,
             )
             keep &= part.keep
-            removed.append(part.removed)
-        return Limited(keep=keep, removed=pd.concat(removed, ignore_index=True) if removed else pd.DataFrame())
+            parts.append(part)
+        if len(parts) == 1:
+            return parts[0]
+        return Limited(keep=keep, removed=count_removed(self.manifest, keep) if parts else pd.DataFrame())
+
+    def limits_left(self, draw: int) -> list[dict[str, Any]]:
+        """For each of the recipe's limits whom it is about, how many training patients it asks for, and how many stay.
+
+        Several limits together may leave fewer: each drops whole patients, whom another one would have kept.
+        """
+        keep, everyone = self.keep(draw).keep, np.ones(len(self.manifest), bool)
+        found = []
+        for limit in self.recipe.data.limit:
+            available, left = (
+                count_patients(self.manifest, rows, finding=limit.finding, group=limit.group)
+                for rows in (everyone, keep)
+            )
+            asked = limit.patients if limit.share is None else max(round(limit.share * available), 1)
+            found.append(
+                {"finding": limit.finding, "group": limit.group, "available": available, "asked": asked, "left": left}
+            )
+        return found
 
     def forbidden(self, keep: np.ndarray) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """Patients and pixel digests that nothing trained for a draw may have seen, by role."""
@@ -224,54 +250,21 @@ def once(folder: Path, work: Callable[[], Any]) -> Any:
 
 def check_data(run: Run) -> None:
     """Read and decode everything, and refuse what cannot work before any time is spent."""
-    manifest, recipe = run.manifest, run.recipe
-    for split in ("train", "val", "test"):
-        if not run.rows(split).any():
-            raise InputError(f"the data have no {split} rows", file=manifest.file, column="split")
-    if recipe.data.findings is not None:
-        empty = [f for f in findings_with_no_positive(manifest, "train") if f in recipe.data.findings]
-        if empty:
-            raise InputError(
-                f"data.findings names {empty[0]!r}, which has no positive in train", file=manifest.file, column="labels"
-            )
-    finding = recipe.evaluate.primary.finding
-    if finding not in (*run.findings, "macro"):
-        raise InputError(
-            f"evaluate.primary.finding {finding!r} does not occur in the data",
-            file=manifest.file,
-            column="labels",
-            expected=f"one of {', '.join(run.findings)}",
-        )
-    _check_groups(run)
+    recipe = run.recipe
+    refuse_impossible(recipe, lambda: run.listed)
+    refuse_rows(recipe, run.manifest)  # once more: bad images may have been left out
     for draw in range(recipe.draws):
         limited = run.keep(draw)
         refuse_all_hidden(run, limited.keep)
-        folder = run.draw_folder(draw)
-        if not (folder / "limit.json").is_file():
-            write_json(
-                folder / "limit.json", {"removed": limited.removed.to_dict("records"), "kept": limited.keep.sum()}
-            )
-
-
-def _check_groups(run: Run) -> None:
-    """Refuse groups without a column, and a primary level that no test row has."""
-    recipe, frame = run.recipe, run.manifest.frame
-    primary, bins = recipe.evaluate.primary, recipe.evaluate.age_bins
-    asked = {"audit.groups": recipe.audit.groups, "evaluate.groups": recipe.evaluate.groups}
-    for key, groups in asked.items():
-        for column in {part for group in groups for part in group.split("*")}:
-            if column not in frame.columns:
-                raise InputError(
-                    f"{key} names a column that the data do not have", file=run.manifest.file, column=column
-                )
-    if primary.group != "all":
-        if primary.group not in recipe.evaluate.groups:
-            raise InputError(f"evaluate.primary.group {primary.group!r} is not in evaluate.groups")
-        levels = sorted(set(group_levels(frame[run.rows("test")], primary.group, bins)))
-        if primary.level not in levels:
-            raise InputError(
-                f"evaluate.primary.level {primary.level!r} does not occur in the test rows", expected=", ".join(levels)
-            )
+        path, left = run.draw_folder(draw) / "limit.json", run.limits_left(draw)
+        for limit in left:
+            who = describe(limit["finding"], limit["group"])
+            short = limit["asked"] - limit["left"]
+            why = f": data.limit asks for {limit['asked']}, other limits dropped {short} of them" if short else ""
+            _say(f"draw {draw}: {limit['left']} of {limit['available']} training patients with {who} stay{why}")
+        if not path.is_file():
+            removed = limited.removed.to_dict("records")
+            write_json(path, {"removed": removed, "kept": limited.keep.sum(), "limits": left})
 
 
 def refuse_all_hidden(run: Run, keep: np.ndarray) -> None:
@@ -357,6 +350,10 @@ def _first_difference(old: Any, new: Any, path: str = "") -> str | None:
                 return found
         return None
     return None if old == new else path
+
+
+def _say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
 
 
 def _label_set(labels: str, known: set[str]) -> str:

@@ -12,7 +12,6 @@ import pandas as pd
 from cxraug.arm_job import ArmJob, curve_jobs, select_ratio, train_arms
 from cxraug.run import Run, once
 from cxraug.seeds import derive_seed
-from cxraug.storage import atomic
 
 
 def audit(run: Run) -> None:
@@ -95,7 +94,7 @@ def fill_draw(run: Run, draw: int) -> None:
 
 
 def _plan(run: Run, draw: int) -> dict[str, Any]:
-    from cxraug.balance.plan import make_plan
+    from cxraug.balance.plan import make_plan, write_plan
 
     recipe = run.recipe
     keep = run.rows("train") & run.keep(draw).keep
@@ -120,11 +119,7 @@ def _plan(run: Run, draw: int) -> dict[str, Any]:
     )
     for note in plan.notes:
         _say(f"draw {draw}, plan: {note}")
-    folder = run.draw_folder(draw) / "plan"
-    with atomic(folder / "plan.parquet") as temporary:
-        plan.frame.to_parquet(temporary, index=False)
-    with atomic(folder / "table.csv") as temporary:
-        plan.table.to_csv(temporary, index=False)
+    write_plan(plan, run.draw_folder(draw) / "plan", fresh=True)
     _say(f"draw {draw}: {len(plan.frame)} studies planned for {len(train)} real training images")
     return {"studies": len(plan.frame), "real_images": len(train), "notes": plan.notes}
 

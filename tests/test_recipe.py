@@ -63,13 +63,18 @@ def test_every_run_recipe_of_the_project_is_valid(path: Path) -> None:
         ({"draws": 0}, ["draws", "found 0"]),
         ({"data": {}}, ["data", "either manifest or phantom"]),
         ({"data": {"manifest": "a.csv", "limit": [{"finding": "X"}]}}, ["data.limit.0", "either patients or share"]),
-        ({"data": {"manifest": "a.csv", "findings": ["Mass"]}}, ["'Effusion'", "data.findings"]),
+        ({"data": {"manifest": "a.csv", "findings": ["Mass"]}}, ["data.findings does not name 'Effusion'", "Mass"]),
+        ({"data": {"manifest": "a.csv", "findings": ["Efusion", "Mass"]}}, ["data.findings does", "'Efusion' there"]),
         ({"arms": {"use": ["real", "duplicated"]}}, ["arms", "no synthetic arm"]),
         ({"arms": {"use": ["real", "mixed"]}}, ["evaluate.primary.control", "duplicated"]),
         ({"arms": {"use": ["duplicated", "mixed"], "ratios": []}}, ["arms", "ratios"]),
         ({"arms": {"use": ["duplicated", "mixed", "real_pretrained"]}}, ["real_pretrained", "without pretrained"]),
-        ({"core": {"name": "train"}}, ["core", "train"]),
-        ({"core": {"name": "phantom-nano", "finetune_steps": 5}}, ["finetune_steps"]),
+        ({"core": {"name": "train"}}, ["core.name: train needs settings under core.train"]),
+        ({"core": {"name": "gaussian", "train": {"steps": 5}}}, ["remove core.train (--set core.train=null)"]),
+        ({"core": {"name": "phantom-nano", "finetune_steps": 5}}, ["--set core.finetune_steps=0"]),
+        ({"core": {"name": "gaussian", "guidance": 2.0}}, ["core gaussian has no sampler", "remove core.guidance"]),
+        ({"core": {"name": "gaussian", "sampler_steps": 5}}, ["core gaussian has no sampler", "core.sampler_steps"]),
+        ({"core": {"name": "gaussian"}}, ["gaussian and mixed are the same arm twice", "arms.use without gaussian"]),
         ({"curve": {"finding": "Effusion"}}, ["curve.finding", "data.limit"]),
         ({"name": "../x"}, ["name"]),
         ({"evaluate": primary(arm="duplicated", control="mixed")}, ["'mixed'", "no control of 'duplicated'"]),
@@ -100,6 +105,13 @@ def test_what_is_wrong_is_named_with_its_key_in_one_line(tmp_path: Path, change:
 def test_hostile_or_broken_yaml_is_refused(tmp_path: Path, text: str, part: str) -> None:
     with pytest.raises(InputError, match=part):
         read_recipe(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.csv.gz", "mine.PARQUET"])
+def test_a_table_in_place_of_a_recipe_is_called_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"image,patient_id\na: b: c,p\n")
+    with pytest.raises(InputError, match=r"this is a table; expected a recipe \(YAML\)"):
+        read_recipe(tmp_path / name)
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:

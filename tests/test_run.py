@@ -97,7 +97,9 @@ def test_limits_hold_and_say_what_else_went(finished: Path) -> None:
         kept = run.keep(draw).keep & run.rows("train") & (y == 1)
         assert frame["patient_id"][kept].nunique() == 8
         assert run.keep(draw).keep[run.rows("test")].all()
-        assert read_json(run.draw_folder(draw) / "limit.json")["removed"]
+        told = read_json(run.draw_folder(draw) / "limit.json")
+        assert told["removed"]
+        assert [(limit["finding"], limit["asked"], limit["left"]) for limit in told["limits"]] == [("Effusion", 8, 8)]
 
 
 def test_nothing_that_was_trained_has_seen_hidden_rows(finished: Path) -> None:

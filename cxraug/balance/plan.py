@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,12 +119,28 @@ def _counts(kinds: Kinds, demands: Sequence[Demand], settings: PlanSettings, n: 
     return both
 
 
-def write_plan(plan: Plan, folder: str | Path) -> None:
-    """Write ``plan.parquet`` and ``table.csv`` (before and after) into ``folder``."""
-    with atomic(Path(folder) / "plan.parquet") as temporary:
-        plan.frame.to_parquet(temporary, index=False)
-    with atomic(Path(folder) / "table.csv") as temporary:
-        plan.table.to_csv(temporary, index=False)
+def write_plan(plan: Plan, folder: str | Path, *, fresh: bool = False) -> None:
+    """Write ``plan.parquet`` and ``table.csv`` (before and after) into ``folder``.
+
+    Raises
+    ------
+    InputError : the folder holds another plan (``fresh`` replaces it), or a generated set, which keeps its own plan.
+    """
+    folder, buffer = Path(folder), io.BytesIO()
+    if (folder / "set.json").exists():
+        raise InputError("this folder holds a generated set", file=folder, expected="another --out for the plan")
+    plan.frame.to_parquet(buffer, index=False)
+    files = {"plan.parquet": buffer.getvalue(), "table.csv": plan.table.to_csv(index=False).encode()}
+    for name, content in files.items():
+        if not fresh and (folder / name).exists() and (folder / name).read_bytes() != content:
+            raise InputError(
+                f"this folder holds another plan: {name} differs",
+                file=folder,
+                expected="the same manifest and settings, another --out, or --fresh to replace it",
+            )
+    for name, content in files.items():
+        with atomic(folder / name) as temporary:
+            temporary.write_bytes(content)
 
 
 def read_plan(path: str | Path) -> pd.DataFrame:

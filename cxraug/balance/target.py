@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -55,10 +56,11 @@ def set_targets(cells: pd.DataFrame, *, floor: int | None, findings: Sequence[st
     known = list(dict.fromkeys(cells["finding"]))
     for name in findings or ():
         if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
             raise InputError(
-                "the plan wants a finding that does not occur in train",
+                "plan.findings (--findings) names a finding that does not occur in train",
                 found=name,
-                expected="one of " + ", ".join(known),
+                expected="one of " + ", ".join(known) + (f" (did you mean {near[0]!r}?)" if near else ""),
             )
     cells = cells.assign(target=np.nan)
     groups = [g for g in dict.fromkeys(cells["group"]) if g != ALL] or [ALL]

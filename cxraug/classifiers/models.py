@@ -68,12 +68,28 @@ def build_model(
     InputError
         An unknown name, a name that stands for weights of a hub without a file, weights that do not fit.
     """
-    if weights is not None and not weights_file(weights).is_file():
-        raise InputError("no such weights file", file=weights)
-    model = _xrv(name, n_out, weights) if name.startswith(XRV) else _timm(name, n_out, weights, size)
+    check_model(name, weights)
+    model = _xrv(n_out) if name.startswith(XRV) else _timm(name, n_out, size)
     if weights is not None:
         _load(model, weights_file(weights), findings)
     return model
+
+
+def check_model(name: str, weights: Path | None = None) -> None:
+    """Refuse a name or weights that :func:`build_model` could not use; nothing is built and no weights are read.
+
+    Raises
+    ------
+    InputError
+        No such weights file, an unknown name, a name that stands for weights of a hub without a file.
+    """
+    if weights is not None and not weights_file(weights).is_file():
+        raise InputError("no such weights file", file=weights_file(weights))
+    source = _xrv_source(name) if name.startswith(XRV) else _timm_source(name)
+    if source is not None and weights is None:
+        raise InputError(
+            f"model {name!r} stands for pretrained weights, and nothing is downloaded here", expected=source
+        )
 
 
 def weights_seen(file: Path) -> Seen | None:
@@ -85,21 +101,26 @@ def weights_seen(file: Path) -> Seen | None:
     return SeenTogether.join(parts) if parts else None
 
 
-def _timm(name: str, n_out: int, weights: Path | None, size: int | None) -> Classifier:
+def _timm_source(name: str) -> str | None:
+    """Where to get the weights that a timm name stands for; None if it names an architecture alone."""
     import timm
 
     if ":" in name or "/" in name or not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), 3)
-        expected = ", ".join(near) if near else "a timm model name such as resnet10t"
-        raise InputError("no such timm model", found=name, expected=expected)
+        hint = f" (near this one: {', '.join(near)})" if near else ""
+        raise InputError("no such timm model", found=name, expected=f"any timm model name, such as resnet10t{hint}")
     architecture, _, tag = name.partition(".")
-    if tag and weights is None:
-        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-        source = (config and (config.hf_hub_id or config.url)) or name
-        raise InputError(
-            f"model {name!r} stands for pretrained weights, and nothing is downloaded here",
-            expected=f"{source} in a local file named by train.weights, or {architecture!r} from scratch",
-        )
+    if not tag:
+        return None
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    source = (config and (config.hf_hub_id or config.url)) or name
+    return f"{source} in a local file named by train.weights, or {architecture!r} from scratch"
+
+
+def _timm(name: str, n_out: int, size: int | None) -> Classifier:
+    import timm
+
+    architecture = name.partition(".")[0]
     config = timm.get_pretrained_cfg(architecture)
     fixed: dict[str, Any] = (
         {"img_size": size} if size is not None and config is not None and config.fixed_input_size else {}
@@ -112,19 +133,20 @@ def _timm(name: str, n_out: int, weights: Path | None, size: int | None) -> Clas
     return Classifier(net, head if isinstance(head, str) else head[0], centre=0.5, spread=0.25)
 
 
-def _xrv(name: str, n_out: int, weights: Path | None) -> Classifier:
-    from torchxrayvision.models import DenseNet, model_urls
+def _xrv_source(name: str) -> str:
+    """Where to get the weights that a torchxrayvision name stands for; every one of them stands for some."""
+    from torchxrayvision.models import model_urls
 
     key = name.removeprefix(XRV)
     known = sorted(k for k in model_urls if k.startswith("densenet121-res224-"))
     if key not in known:
         raise InputError("no such torchxrayvision model", found=name, expected=", ".join(XRV + k for k in known))
-    if weights is None:
-        url = model_urls[key]["weights_url"]
-        raise InputError(
-            f"model {name!r} stands for pretrained weights, and nothing is downloaded here",
-            expected=f"{url}, its state dict saved in a local file named by train.weights",
-        )
+    return f"{model_urls[key]['weights_url']}, its state dict saved in a local file named by train.weights"
+
+
+def _xrv(n_out: int) -> Classifier:
+    from torchxrayvision.models import DenseNet
+
     # These networks were trained on pixels in [-1024, 1024].
     return Classifier(DenseNet(num_classes=n_out), "classifier", centre=0.5, spread=1 / 2048, size=XRV_SIZE)
 

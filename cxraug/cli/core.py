@@ -35,7 +35,11 @@ def list_(as_json: bool = typer.Option(False, "--json", help="Print the cards as
     if as_json:
         typer.echo(json.dumps([_short(card) for card in cards], indent=1))
         return
-    table = Table("name", "kind", "pixels", "views", "conditions", "findings", "licence")
+    # without frames all columns fit 80 characters, and names that are typed elsewhere are never cut
+    table = Table("name", "kind", "pixels", "views", "conditions", "findings", "licence", box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    table.columns[0].no_wrap = True
     for card in cards:
         lists = (card.views, card.conditions, card.findings)
         table.add_row(card.name, card.kind, str(card.resolution), *[", ".join(x) for x in lists], card.licence)

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def generate(
-        plan: Path = typer.Argument(..., help="The plan (plan.parquet or CSV) with one row per study."),
+        plan: Path = typer.Argument(..., help="The plan: its folder, plan.parquet or a CSV with one row per study."),
         core: str = typer.Option(..., "--core", help="A shipped core's name or a core's folder."),
         out: Path = typer.Option(..., "--out", help="Folder of the generated set."),
         unit: int | None = typer.Option(

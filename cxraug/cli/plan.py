@@ -21,7 +21,12 @@ def register(app: typer.Typer) -> None:
         target: str = typer.Option("median", "--target", help="floor=NUMBER (per finding and level), or median."),
         budget: int | None = typer.Option(None, "--budget", min=1, help="The most studies; default: all needed."),
         n: int | None = typer.Option(None, "--n", min=1, help="Exactly so many studies instead of a budget."),
-        findings: str | None = typer.Option(None, "--findings", help="Raise these; default those under the floor."),
+        findings: str | None = typer.Option(
+            None,
+            "--findings",
+            help="Raise these, as A,B; names as in the labels of train, which are listed where one is not among them. "
+            "Default: those under the floor.",
+        ),
         groups: str | None = typer.Option(None, "--groups", help="Default sex,age where data and core have them."),
         age_bins: str = typer.Option("0,20,40,60,80", "--age-bins", help="Lower bounds of the age bands in years."),
         min_label_set: int = typer.Option(3, "--min-label-set", min=1, help="Leave out label sets of fewer patients."),
@@ -31,6 +36,7 @@ def register(app: typer.Typer) -> None:
         root: Path | None = typer.Option(None, "--root", help="Folder that image paths start from."),
         seed: int = typer.Option(0, "--seed", min=0, help="Of the order and of every study's own seed."),
         out: Path = typer.Option(Path("plan"), "--out", help="Folder for plan.parquet and table.csv."),
+        fresh: bool = typer.Option(False, "--fresh", help="Replace another plan in this folder."),
         as_json: bool = typer.Option(False, "--json", help="Print the table and notes as JSON."),
     ) -> None:
         """Plan the studies that lift rare findings and thin groups to a stated target within a budget."""
@@ -57,7 +63,7 @@ def register(app: typer.Typer) -> None:
         data = read_manifest(manifest, root=root, where=parse_where(where))
         train = data.take((data.frame["split"] == "train").to_numpy())
         made = make_plan(train, settings, age_bins=bins, seed=seed, core_card=card, n=n)
-        write_plan(made, out)
+        write_plan(made, out, fresh=fresh)
         if as_json:
             answer = {"studies": len(made.frame), "notes": made.notes, "table": made.table.to_dict("records")}
             typer.echo(json.dumps(plain(answer), indent=1))

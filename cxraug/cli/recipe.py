@@ -37,15 +37,16 @@ def register(app: typer.Typer) -> None:
     def check(
         recipe: Path = typer.Argument(..., help="The recipe (YAML)."),
         set_: list[str] = typer.Option([], "--set", help="Replace a setting, e.g. --set train.steps=400. Repeatable."),
-        data: bool = typer.Option(True, "--data/--no-data", help="Also read the manifest it names."),
+        data: bool = typer.Option(True, "--data/--no-data", help="Also look at the manifest and images it names."),
         as_json: bool = typer.Option(False, "--json", help="Print every setting that the run would use."),
     ) -> None:
-        """Check a recipe: keys, types, combinations, and the manifest it names."""
+        """Check a recipe as a run does first: keys, combinations, models, core, manifest; no image is decoded."""
+        from cxraug.feasibility import refuse_impossible
         from cxraug.recipe import read_recipe
 
         found = read_recipe(recipe, list(set_))
-        if data and found.data.manifest is not None:
-            found.data.read(found.data.manifest)
+        manifest = found.data.manifest
+        refuse_impossible(found, None if manifest is None or not data else lambda: found.data.read(manifest))
         if as_json:
             typer.echo(found.model_dump_json(indent=1))
             return

@@ -18,12 +18,12 @@ from cxraug import __version__
 from cxraug.cores.conditions import Conditions, Vocabulary
 from cxraug.cores.core import Card, GenerativeCore, Prompt, Study
 from cxraug.cores.linear_gaussian import ConditionBatch
+from cxraug.cores.registry import CARD, WEIGHTS
 from cxraug.errors import InputError
 from cxraug.storage import atomic, file_sha256, write_json
 from cxraug.studies.phantom.report import write_report
 from cxraug.studies.seen import Seen
 
-WEIGHTS, CARD = "model.safetensors", "card.json"
 LICENCE = "as the training data"
 
 

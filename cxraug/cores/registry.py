@@ -12,7 +12,7 @@ from cxraug.errors import InputError
 from cxraug.storage import read_json
 
 SHIPPED = Path(__file__).with_name("weights")
-CARD = "card.json"
+CARD, WEIGHTS = "card.json", "model.safetensors"
 
 
 def list_cores() -> list[Card]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold
 
 from cxraug.classifiers.arms import ArmData
 from cxraug.classifiers.arms import Images as LabelledImages
@@ -134,8 +134,12 @@ def _folds(real: Images, folds: int, seed: int) -> list[np.ndarray]:
     positive = real.y == 1
     counts = np.where(positive, positive.sum(axis=0), len(real) + 1)
     stratum = np.where(positive.any(axis=1), counts.argmin(axis=1), positive.shape[1])
-    enough = np.bincount(stratum).max() >= folds
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed) if enough else GroupKFold(folds)
+    # a stratum of fewer rows than folds cannot be spread over them: it joins the rows without a finding
+    rest, sizes = positive.shape[1], np.bincount(stratum)
+    stratum = np.where(sizes[stratum] < folds, rest, stratum)
+    if (stratum == rest).sum() < folds:
+        stratum[stratum == rest] = sizes.argmax()
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     masks = []
     for _, held_out in splitter.split(stratum, stratum, groups):
         mask = np.zeros(len(real), bool)

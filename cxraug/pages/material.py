@@ -54,7 +54,9 @@ def limit_section(run: RunFolder) -> Markup:
     removed = [(name, frame) for name, frame in removed if len(frame)]
     if not limits and not removed:
         return Markup("")
-    words = [_limit_words(limit) for limit in limits if isinstance(limit, dict)]
+    words = [
+        _limit_words(limit) + _limit_shortfall(run, at) for at, limit in enumerate(limits) if isinstance(limit, dict)
+    ]
     val = run.setting("data", "limit_val", default=True)
     parts: list[str | Markup] = [bullets(words)] if words else []
     parts.append(
@@ -330,6 +332,18 @@ def _limit_words(limit: dict[str, Any]) -> str:
     if limit.get("patients") is not None:
         return f"Only {number(limit['patients'], ',d')} training patients {who} were kept."
     return f"Only {number(limit.get('share'), '.0%')} of the training patients {who} were kept."
+
+
+def _limit_shortfall(run: RunFolder, at: int) -> str:
+    """What a limit's patients came down to where the other limits dropped some of them."""
+    parts = [d.limit.get("limits") or [] for d in run.draws]
+    mine = [part[at] for part in parts if len(part) > at and part[at]["left"] < part[at]["asked"]]
+    if not mine:
+        return ""
+    left = sorted({int(part["left"]) for part in mine})
+    count = str(left[0]) if len(left) == 1 else f"{left[0]} to {left[-1]}"
+    which = "every draw" if len(mine) == len(run.draws) else f"{len(mine)} of {len(run.draws)} draws"
+    return f" With the other limits {count} of {mine[0]['asked']} asked for are left in {which}."
 
 
 def _named_list(named: Sequence[dict[str, Any]]) -> Markup:

@@ -25,7 +25,7 @@ from cxraug.pages.page import (
     table,
     tag,
 )
-from cxraug.pages.runfolder import RunFolder, whole
+from cxraug.pages.runfolder import DrawFolder, RunFolder, whole
 from cxraug.pages.verdict import higher_is_better, label
 
 MAX_TABLE = 300  # rows of a table
@@ -196,7 +196,7 @@ def curve_section(run: RunFolder) -> Markup:
 
 def ratio_section(run: RunFolder) -> Markup:
     """The ratio of synthetic to real images that validation chose, per draw."""
-    lines = []
+    lines, short = [], False
     for draw in run.draws:
         scores = draw.ratio.get("validation_auroc")
         if isinstance(scores, dict):
@@ -204,6 +204,10 @@ def ratio_section(run: RunFolder) -> Markup:
             line: dict[str, Any] = {"draw": draw.name}
             for ratio, score in scores.items():
                 text = Markup("<b>{}</b>" if _as_float(ratio) == chosen else "{}").format(number(_as_float(score)))
+                effective = _unfilled(draw, ratio)
+                if effective is not None:
+                    text += Markup(" (in effect {})").format(number(effective, ".2f"))
+                    short = True
                 line[f"ratio {ratio}"] = Cell(text, _as_float(score))
             lines.append(line | {"chosen": chosen})
     if not lines:
@@ -213,8 +217,20 @@ def ratio_section(run: RunFolder) -> Markup:
         "ratio",
         "Ratio of synthetic to real",
         table(pd.DataFrame(lines), caption="AUROC on validation, mean over seeds", formats={"chosen": "g"}),
+        note("“In effect”: the gate accepted too few images to fill the ratio asked for, in the arm and its controls.")
+        if short
+        else "",
         lead="Chosen on validation, before the test rows were read; the other arms of a draw use the same ratio.",
     )
+
+
+def _unfilled(draw: DrawFolder, ratio: str) -> float | None:
+    """The ratio that arms of ``ratio`` really had, where the accepted images could not fill it; None where they did."""
+    asked, realised = _as_float(ratio), draw.realised.get(str(ratio))
+    if asked is None or realised is None:
+        return None
+    added, real = realised
+    return added / real if added < round(asked * real) else None
 
 
 def draw_interval(points: pd.DataFrame) -> tuple[float, tuple[float | None, float | None]]:

@@ -39,13 +39,17 @@ class SetFolder:
 
 @dataclass(frozen=True)
 class DrawFolder:
-    """One random draw of the limited data."""
+    """One random draw of the limited data.
+
+    ``realised`` gives for each ratio asked for how many images its arms added, and to how many real ones.
+    """
 
     name: str
     limit: dict[str, Any]
     plan: pd.DataFrame
     ratio: dict[str, Any]
     sets: tuple[SetFolder, ...]
+    realised: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,7 @@ def _draw(folder: Path) -> DrawFolder:
         plan=_csv(folder / "plan" / "table.csv"),
         ratio=_json(folder / "ratio.json"),
         sets=tuple(sets),
+        realised=_realised(folder / "arms"),
     )
 
 
@@ -155,6 +160,20 @@ def _seconds(path: Path) -> dict[str, float]:
         except (ValueError, KeyError, TypeError):
             continue
     return total
+
+
+def _realised(arms: Path) -> dict[str, tuple[int, int]]:
+    """(added, real) images by the ratio in an arm's folder name; arms of one ratio and draw add equally many.
+
+    Oversampling is left out: imbalanced-learn chooses its number.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for path in sorted(arms.glob("*@*/seed-*/card.json")):
+        kind, _, ratio = path.parent.parent.name.partition("@")
+        data = _json(path).get("data") or {}
+        if kind != "oversampled" and data.get("real"):
+            found.setdefault(ratio, (int(data.get("added", 0)), int(data["real"])))
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -18,12 +18,13 @@ import pandas as pd
 from cxraug.errors import InputError
 from cxraug.progress import track
 from cxraug.storage import atomic, read_json, write_json
-from cxraug.studies.images import Encoding, ImageError, encode, pixel_sha256, read_pixels
+from cxraug.studies.images import KINDS, Encoding, ImageError, encode, pixel_sha256, read_pixels
 from cxraug.studies.manifest import ROOT, Manifest
 
 CHUNK = 512  # images that are lost at most when a build is interrupted
 THREADS = 2
 REJECTED = "rejected.csv"
+MISSING = "missing"  # identity of a file that is not there
 
 _VERSION = 1  # raised whenever the bytes of a cache change for the same key
 
@@ -104,6 +105,18 @@ def build_cache(
     return (manifest if keep.all() else manifest.take(keep)), PixelCache(pixels, sha)
 
 
+def refuse_missing(manifest: Manifest) -> None:
+    """Raise :class:`ImageError` for images that are not there or lie outside the data folder; nothing is decoded."""
+    files = _resolve(manifest)
+    outside = next((file.problem for file in files if file.problem is not None), None)
+    if outside is not None:
+        raise ImageError(outside)
+    missing = [file.path for file in files if file.identity == MISSING]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise ImageError(f"no such image{more}", file=missing[0], expected=KINDS)
+
+
 @dataclass(frozen=True)
 class _File:
     """One image on disk: the path to read, what identifies its content, or why it must not be read."""
@@ -133,11 +146,19 @@ def _resolve(manifest: Manifest) -> list[_File]:
                 status = os.stat(full)
             identity = f"{status.st_size} {status.st_mtime_ns}"
         except OSError:
-            identity = "missing"  # read_pixels says so, in its turn
+            identity = MISSING  # read_pixels says so, in its turn
         problem = None
         if not full.startswith(base.rstrip(os.sep) + os.sep):
+            # where the link keeps the path below it, the folder to name is known
+            there = f" ({full.removesuffix(os.sep + name)})" if full.endswith(os.sep + name) else ""
             problem = str(
-                ImageError("a link leads out of the data folder", file=shown, found=full, expected=f"a file in {base}")
+                ImageError(
+                    "a link leads out of the data folder",
+                    file=shown,
+                    found=full,
+                    expected=f"a file in {base}, or the folder that holds the images{there} named by data.root "
+                    "(recipe) or --root (command)",
+                )
             )
         files.append(_File(shown, identity, problem))
     return files

@@ -64,7 +64,7 @@ def image_paths(table: Table, column: str, root: Path, *, root_named: bool) -> p
     cleaned = values[odd].map(inside)
     outside = pd.Series(False, index=values.index)
     outside[cleaned.index[cleaned.isna()]] = True
-    hint = "" if root_named else " (or a data root that holds it)"
+    hint = "" if root_named else ", or the folder that holds it named by data.root (recipe) or --root (command)"
     table.refuse(
         outside, column, "path leads out of the data folder", expected=f"a path inside {root}{hint}", found=values
     )

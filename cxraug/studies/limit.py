@@ -30,6 +30,14 @@ class Limited:
     removed: pd.DataFrame
 
 
+def count_patients(
+    manifest: Manifest, keep: np.ndarray, *, finding: str | None = None, group: Mapping[str, str] | None = None
+) -> int:
+    """Training patients with a finding, in a group, that the rows ``keep`` (n,) still have."""
+    rows = _rows_concerned(manifest, finding, group) & (manifest.frame["split"] == "train").to_numpy()
+    return len(_patients(manifest.frame, rows & keep))
+
+
 def limit_patients(
     manifest: Manifest,
     *,
@@ -65,7 +73,7 @@ def limit_patients(
     frame = manifest.frame
     keep = np.ones(len(frame), bool)
     available = _patients(frame, rows & (frame["split"] == "train").to_numpy())
-    what = _describe(finding, group)
+    what = describe(finding, group)
     if not available:
         raise InputError(f"limit: no training patient with {what}", file=manifest.file)
     if patients is not None:
@@ -83,7 +91,7 @@ def limit_patients(
         val = _patients(frame, rows & (frame["split"] == "val").to_numpy())
         val_wanted = min(len(val), max(round(len(val) * wanted / len(available)), 1))
         keep &= ~_rows_of_dropped(frame, "val", val, val_wanted, seed)
-    return Limited(keep, _count_removed(manifest, keep))
+    return Limited(keep, count_removed(manifest, keep))
 
 
 def _check(
@@ -102,7 +110,8 @@ def _check(
         raise InputError("limit: share is out of range", found=share, expected="0 to 1")
 
 
-def _describe(finding: str | None, group: Mapping[str, str] | None) -> str:
+def describe(finding: str | None, group: Mapping[str, str] | None) -> str:
+    """Whom a limit is about, in words: the finding and the group's levels."""
     parts = ([finding] if finding is not None else []) + [f"{k}={v}" for k, v in (group or {}).items()]
     return " and ".join(parts)
 
@@ -133,7 +142,8 @@ def _rows_of_dropped(frame: pd.DataFrame, split: str, patients: list[str], wante
     return (frame["patient_id"].isin(ranked[wanted:]) & (frame["split"] == split)).to_numpy()
 
 
-def _count_removed(manifest: Manifest, keep: np.ndarray) -> pd.DataFrame:
+def count_removed(manifest: Manifest, keep: np.ndarray) -> pd.DataFrame:
+    """What the rows ``keep`` (n,) leave out, as in :class:`Limited`."""
     frame = manifest.frame
     y = manifest.y() == 1
     sex = frame["sex"].fillna("missing")

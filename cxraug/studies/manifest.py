@@ -281,7 +281,7 @@ def _refuse_unknown_findings(findings: Sequence[str], known: Sequence[str], file
             near = difflib.get_close_matches(finding, known, 1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise InputError(
-                "unknown finding",
+                "unknown finding in data.findings (a command's --findings)",
                 file=file,
                 column="labels",
                 found=finding,

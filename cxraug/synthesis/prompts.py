@@ -30,10 +30,15 @@ class PromptList:
 
 
 def read_plan(path: str | Path) -> pd.DataFrame:
-    """Read ``plan.parquet`` or a CSV with the same columns; a missing or foreign file is an :class:`InputError`."""
+    """Read a plan: a Parquet file, a CSV with the same columns, or the folder that holds ``plan.parquet``.
+
+    A missing or foreign file is an :class:`InputError`.
+    """
     path = Path(path)
+    if path.is_dir():
+        path = path / "plan.parquet"
     if not path.is_file():
-        raise InputError("no such plan", file=path, expected="a .parquet or .csv file")
+        raise InputError("no such plan", file=path, expected="a .parquet or .csv file, or the folder of a plan")
     try:
         if path.suffix.lower() == ".parquet":
             return pd.read_parquet(path)
@@ -73,7 +78,11 @@ def check_plan(plan: pd.DataFrame, core: GenerativeCore | None = None, *, file: 
                 "bad views", file=file, row=row, column="views", found=list(prompt.views), expected=expected
             )
         if core is not None:
-            core.refuse(prompt)
+            try:
+                core.refuse(prompt)
+            except InputError as error:
+                again = "plan again for it: `cxraug plan MANIFEST --core CORE`, with the same CORE"
+                raise InputError(f"{error}; {again}", file=file, row=row) from None
     content = [[prompt_fields(prompt), seed] for prompt, seed in zip(prompts, seeds, strict=True)]
     return PromptList(tuple(prompts), tuple(seeds), digest(content))
 

@@ -52,6 +52,10 @@ def test_plan_writes_and_prints(app: typer.Typer, table: Path, tmp_path: Path) -
     assert "120 studies" in result.output
     assert "note: " in result.output
     assert len(pd.read_parquet(out / "plan.parquet")) == 120
+    with pytest.raises(InputError, match="another plan"):
+        CliRunner().invoke(app, [*words, "--seed", "1"], catch_exceptions=False)
+    assert CliRunner().invoke(app, [*words, "--seed", "1", "--fresh"]).exit_code == 0
+    assert CliRunner().invoke(app, [*words, "--fresh"]).exit_code == 0
     answer = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert answer["studies"] == 120
     assert {"before", "target", "planned", "after", "shortfall"} <= set(answer["table"][0])
@@ -63,6 +67,7 @@ def test_where_and_bad_usage(app: typer.Typer, table: Path, tmp_path: Path) -> N
     assert found["images"] == (pd.read_csv(table)["sex"] == "F").sum()
     for words, message in (
         (["plan", str(table), "--target", "much"], "--target"),
+        (["plan", str(table), "--findings", "Nodul"], r"--findings.*train; found 'Nodul'.*did you mean 'Nodule'"),
         (["audit", str(table), "--no-pixels", "--age-bins", "40,20"], "--age-bins"),
         (["audit", str(table), "--no-pixels", "--groups", "sex", "--where", "sex"], "--where"),
         (["audit", str(table), "--on-bad-image", "guess"], "--on-bad-image"),

@@ -281,3 +281,18 @@ def test_a_plan_is_written_and_read(imbalanced: Manifest, tmp_path) -> None:
     with pytest.raises(InputError, match="missing column"):
         read_plan(tmp_path / "thin.csv")
     json.dumps(plan.notes)
+
+
+def test_another_plan_is_replaced_only_when_asked(imbalanced: Manifest, tmp_path) -> None:
+    plan, other = (make_plan(train_of(imbalanced), PlanSettings(floor=20, budget=n)) for n in (30, 31))
+    write_plan(plan, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_plan(plan, tmp_path)
+    with pytest.raises(InputError, match=r"another plan: plan\.parquet differs.*--fresh"):
+        write_plan(other, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    write_plan(other, tmp_path, fresh=True)
+    assert len(read_plan(tmp_path / "plan.parquet")) == 31
+    (tmp_path / "set.json").write_text("{}")
+    with pytest.raises(InputError, match="generated set"):
+        write_plan(plan, tmp_path, fresh=True)

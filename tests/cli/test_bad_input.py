@@ -38,6 +38,7 @@ def study(tmp_path: Path) -> Path:
         "data": {"manifest": "manifest.csv", "size": 32},
         "evaluate": {"primary": {"arm": "mixed", "control": "duplicated", "finding": "Effusion"}},
         "core": {"name": "gaussian"},
+        "arms": {"use": ["real", "duplicated", "mixed"]},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return tmp_path
@@ -98,7 +99,7 @@ def test_an_empty_manifest_is_refused(study: Path, capsys: pytest.CaptureFixture
 
 def test_an_unknown_finding_of_the_recipe_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_recipe(study, "data", "findings", ["Effusion", "Scurvy"])
-    refused(study, capsys, "Scurvy", "Effusion")
+    refused(study, capsys, "data.findings", "Scurvy", "Effusion")
 
 
 def test_a_named_finding_with_no_positive_in_train_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from toycore import FINDINGS
 from cxraug.gate import agreement as module
 from cxraug.gate.agreement import Agreement
 from cxraug.gate.check import Images
-from cxraug.gate.crossfit import FoldModels
+from cxraug.gate.crossfit import FoldModels, _folds
 from cxraug.gate.settings import GateSettings
 
 
@@ -119,3 +119,15 @@ def test_union_bound_of_the_rates_keeps_the_share_of_the_budget(monkeypatch: pyt
     check = fit(toy_images(400), monkeypatch, rate=0.05)
     rejected = check.real_p <= np.array([test.rate for test in check.tests])  # type: ignore[attr-defined]
     assert rejected.any(axis=1).mean() <= 0.05
+
+
+@pytest.mark.filterwarnings("error")
+def test_folds_take_findings_of_one_row_without_a_warning() -> None:
+    y = np.zeros((12, 3), np.float32)
+    y[0, 0], y[1:7, 1], y[7, 2] = 1, 1, 1
+    patients = np.array([f"p{i // 2}" for i in range(12)], dtype=object)
+    masks = _folds(Images(np.zeros((12, 4, 4), np.uint8), y, patients), 2, seed=0)
+    assert (np.sum(masks, axis=0) == 1).all()
+    for mask in masks:
+        assert not set(patients[mask]) & set(patients[~mask])
+        assert mask.any()

@@ -14,7 +14,7 @@ from cxraug.cli.report import register
 from cxraug.errors import InputError
 from cxraug.pages.report import flatten, write_evaluation_report, write_run_report
 from cxraug.pages.results import draw_interval
-from cxraug.storage import write_json
+from cxraug.storage import read_json, write_json
 
 EVIL = "<script>alert('x')</script>"
 EVIL_IMAGE = "\"><img src='http://evil.example/a.png'>{{7*7}}"
@@ -111,6 +111,26 @@ def test_the_file_is_small_repeats_and_is_whole(run, html):
     assert len(html.encode()) < 1_000_000
     assert write_run_report(run).read_text(encoding="utf-8") == html
     assert not list(run.glob(".report*"))
+
+
+def test_a_ratio_that_could_not_be_filled_is_shown_as_it_was(run, tmp_path):
+    folder = copy_of(run, tmp_path)
+    for ratio, added in (("0.5", 50), ("1", 73), ("2", 73)):
+        card = folder / "draw-00" / "arms" / f"mixed@{ratio}" / "seed-0" / "card.json"
+        write_json(card, {"data": {"real": 100, "added": added}})
+    text = assert_offline(write_run_report(folder).read_text(encoding="utf-8")).text
+    assert text.count("(in effect 0.73)") == 2  # ratios 1 and 2 of the first draw; 0.5 was filled
+    assert "too few images to fill the ratio asked for" in text
+
+
+def test_a_limit_that_others_cut_further_is_told(run, tmp_path):
+    folder = copy_of(run, tmp_path)
+    for draw, left in (("draw-00", 7), ("draw-01", 9)):
+        path = folder / draw / "limit.json"
+        limits = [{"finding": "Pneumothorax", "group": None, "available": 88, "asked": 10, "left": left}]
+        write_json(path, read_json(path) | {"limits": limits})
+    text = assert_offline(write_run_report(folder).read_text(encoding="utf-8")).text
+    assert "With the other limits 7 to 9 of 10 asked for are left in every draw." in text
 
 
 def test_a_large_run_stays_under_five_megabytes(run, tmp_path):

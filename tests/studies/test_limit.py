@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cxraug.errors import InputError
-from cxraug.studies.limit import limit_patients
+from cxraug.studies.limit import count_patients, limit_patients
 from cxraug.studies.manifest import read_manifest
 
 
@@ -91,6 +91,19 @@ def test_what_else_went_is_counted(manifest):
     sexes = table.xs("sex", level="what").loc["train"]
     assert sexes["before"].sum() == 160
     assert sexes["kept"].sum() == 120
+
+
+def test_what_two_limits_leave_together_is_counted(manifest):
+    few = limit_patients(manifest, group={"sex": "F"}, patients=0, limit_val=False).keep
+    keep = few & limit_patients(manifest, finding="Rare", patients=8).keep
+    frame = manifest.frame
+    rare = set(frame["patient_id"][frame["labels"].str.contains("Rare").to_numpy() & (frame["split"] == "train")])
+    stay = {p for p in frame["patient_id"][keep] if p in rare}
+    assert 0 < len(stay) < 8
+    assert set(frame["sex"][frame["patient_id"].isin(stay)]) == {"M"}
+    assert count_patients(manifest, keep, finding="Rare") == len(stay)
+    assert count_patients(manifest, keep, group={"sex": "F"}) == 0
+    assert count_patients(manifest, np.ones(len(manifest), bool), finding="Rare") == 28
 
 
 @pytest.mark.parametrize(
