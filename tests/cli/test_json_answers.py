@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cxraug.cli.main import app, run
 RECIPE = {
     "name": "tiny", "seeds": 1, "workers": 1,
     "data": {"manifest": "cohort/manifest.parquet", "findings": ["Effusion"], "size": 32},
-    "plan": {"budget": 16, "groups": [], "companions": 1},
+    "plan": {"findings": ["Effusion"], "floor": 60, "budget": 16, "groups": [], "companions": 1},
     "core": {"name": "gaussian"},
     "gate": {"steps": 2, "model": "test_resnet"},
     "arms": {"use": ["duplicated", "mixed"]},
@@ -52,14 +53,14 @@ STEPS = {  # in an order in which each finds what it needs; command -> (argument
 
 
 def answer(arguments: list[str]) -> tuple[int, str]:
-    """Exit code and everything that reached file descriptor 1, whoever wrote it."""
+    """Exit code and everything that Python or a library wrote to standard output."""
     with tempfile.TemporaryFile() as kept:
         saved = os.dup(1)
         os.dup2(kept.fileno(), 1)
         try:
-            code = run(arguments)
+            with os.fdopen(os.dup(1), "w") as stream, redirect_stdout(stream):
+                code = run(arguments)
         finally:
-            os.sys.stdout.flush()  # type: ignore[attr-defined]
             os.dup2(saved, 1)
             os.close(saved)
         kept.seek(0)
