@@ -108,7 +108,7 @@ def _train(run: Run, job: ArmJob) -> dict[str, Any]:
         seen=run.seen(train),
     )  # fmt: skip
     rows = val | run.rows("test")
-    p = predict_arm(folder, np.asarray(run.cache.pixels[rows]))
+    p = predict_arm(folder, np.asarray(run.cache.pixels[rows]), device=recipe.train.device)
     write_predictions(
         folder / "predictions.parquet", frame[rows], run.y[rows], p, run.findings,
         arm=job.kind, seed=job.seed, draw=job.draw,

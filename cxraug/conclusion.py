@@ -202,7 +202,7 @@ def source_probe(run: Run) -> dict[str, Any] | None:
         seed=derive_seed(run.recipe.seed, "source probe"), select=None, card={"arm": "source probe"},
         seen=run.seen(parts["train"]),
     )  # fmt: skip
-    p = predict_arm(folder, images["test"].pixels)
+    p = predict_arm(folder, images["test"].pixels, device=run.recipe.train.device)
     usable = [k for k in range(len(names)) if 0 < images["test"].y[:, k].sum() < len(p)]
     if not usable:
         return None

@@ -10,7 +10,7 @@ import yaml
 
 from cxraug.errors import InputError
 from cxraug.studies.labels import NO_FINDING
-from cxraug.studies.manifest import Manifest, read_manifest
+from cxraug.studies.manifest import Manifest
 
 MIN_TEST_POSITIVES = 10  # below that no statement about a finding survives the small-cell rule
 
@@ -26,7 +26,7 @@ data:
   manifest: {manifest}
   # root: /data/images         # if image paths do not start at the manifest's folder
   # where: {{source: [mine]}}    # keep only rows with these values; the key labels keeps rows with a finding
-  findings: {findings}         # what classifiers learn; others are left out
+{label_columns}  findings: {findings}         # what classifiers learn; others are left out
   size: 64                     # pixels; 64 for a first look on a CPU, 224 or more on a GPU
   # limit:                     # "what if I had only 10 of these?"
   #   - {{finding: {finding}, patients: 10}}
@@ -63,13 +63,12 @@ evaluate:
 """
 
 
-def draft_recipe(manifest_path: Path, out: Path, finding: str | None = None) -> str:
-    """Text of a commented recipe (YAML) for a manifest.
+def draft_recipe(manifest: Manifest, manifest_path: Path, out: Path, finding: str | None = None) -> str:
+    """Text of a commented recipe (YAML) for the manifest that was read from ``manifest_path``.
 
     ``finding`` is the rare finding of the primary endpoint; by default the one with the fewest training positives among
     those with at least 10 positive test rows.
     """
-    manifest = read_manifest(manifest_path)
     usable = _usable(manifest)
     if finding is None:
         if not usable:
@@ -88,10 +87,21 @@ def draft_recipe(manifest_path: Path, out: Path, finding: str | None = None) -> 
         file=out.name,
         name=_quoted("".join(c if c.isalnum() or c in "._-" else "-" for c in out.stem).strip("-.") or "mine"),
         manifest=_quoted(os.path.relpath(manifest_path.resolve(), out.resolve().parent)),
+        label_columns=_label_columns_line(manifest.label_columns),
         findings="[" + ", ".join(_quoted(name) for name in names) + "]",
         finding=_quoted(finding),
         groups="[" + ", ".join(groups) + "]",
     )
+
+
+def _label_columns_line(columns: dict[str, str]) -> str:
+    """The setting ``label_columns`` as a line of the template; nothing where the labels are in ``labels``."""
+    if not columns:
+        return ""
+    same = all(column == finding for column, finding in columns.items())
+    pairs = [_quoted(c) if same else f"{_quoted(c)}: {_quoted(finding)}" for c, finding in columns.items()]
+    text = ", ".join(pairs)
+    return f"  label_columns: {f'[{text}]' if same else f'{{{text}}}'}   # 1, 0, -1 (uncertain) or blank\n"
 
 
 def _usable(manifest: Manifest) -> dict[str, int]:

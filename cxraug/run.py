@@ -326,9 +326,9 @@ def _refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
 def _save_settings(folder: Path, settings: dict[str, Any], source: Path) -> None:
     path = folder / "settings.json"
     if path.is_file():
+        _note_other_versions(path)
         return
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    settings["versions"] = {"cxraug": __version__, "python": platform.python_version(), **versions}
+    settings["versions"] = _versions()
     settings["machine"] = machine()
     with atomic(folder / "recipe.yaml") as temporary:
         shutil.copyfile(source, temporary)
@@ -340,6 +340,26 @@ def _note_time(folder: Path, stage: str, seconds: float) -> None:
     if folder.is_dir():
         with (folder / TIMES).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": stage, "seconds": round(seconds, 1)}) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"cxraug": __version__, "python": platform.python_version(), **packages}
+
+
+def _note_other_versions(path: Path) -> None:
+    """Say that a run goes on under other versions than before, and keep it in its settings: the report shows them."""
+    settings, now = read_json(path), _versions()
+    then = dict(settings.get("versions", {}))
+    for later in settings.get("resumed with", []):
+        then |= later
+    changed = {name: version for name, version in now.items() if then.get(name) != version}
+    if not changed:
+        return
+    told = ", ".join(f"{name} {version} (was {then.get(name, 'none')})" for name, version in changed.items())
+    print(f"  note: this run goes on with other versions: {told}", file=sys.stderr, flush=True)
+    settings["resumed with"] = [*settings.get("resumed with", []), changed]
+    write_json(path, settings)
 
 
 def _first_difference(old: Any, new: Any, path: str = "") -> str | None:

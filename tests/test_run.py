@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from cxraug.arm_job import _same_images
+from cxraug.arm_job import ArmJob, _same_images, _train
 from cxraug.errors import HiddenDataError, InputError
 from cxraug.run import Run, run_recipe
 from cxraug.storage import read_json
@@ -120,6 +122,51 @@ def test_a_finished_run_is_not_done_again(finished: Path) -> None:
     files = {p: p.stat().st_mtime_ns for p in (finished / "out").rglob("card.json")}
     run_recipe(finished / "tiny.yaml", finished / "out")
     assert files == {p: p.stat().st_mtime_ns for p in (finished / "out").rglob("card.json")}
+
+
+def test_other_versions_are_said_once_and_kept_for_the_report(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cxraug.pages.report import settings_section
+    from cxraug.pages.runfolder import read_run
+
+    out = tmp_path / "out"
+    shutil.copytree(finished / "out", out)
+    settings = read_json(out / "settings.json")
+    now = dict(settings["versions"])
+    settings["versions"] |= {"torch": "1.0", "timm": "0.1"}
+    (out / "settings.json").write_text(json.dumps(settings))
+    for sitting in range(2):
+        run_recipe(finished / "tiny.yaml", out, until="data")
+        told = [line for line in capsys.readouterr().err.splitlines() if "other versions" in line]
+        assert len(told) == (1 if sitting == 0 else 0)
+        if told:
+            assert f"torch {now['torch']} (was 1.0), timm {now['timm']} (was 0.1)" in told[0]
+        assert read_json(out / "settings.json")["resumed with"] == [{"torch": now["torch"], "timm": now["timm"]}]
+    page = str(settings_section(read_run(out)))
+    assert "resumed with.0.torch" in page
+    assert now["torch"] in page
+
+
+def test_an_arm_is_predicted_on_the_device_it_was_trained_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cxraug.classifiers import prediction, training
+
+    out = tmp_path / "out"
+    shutil.copytree(finished / "out", out)
+    run = Run.open(out)
+    run.recipe.train.device = "cpu"
+    asked: list[str] = []
+
+    def predict(folder: Path, pixels: np.ndarray, *, device: str = "auto") -> np.ndarray:
+        asked.append(device)
+        return np.full((len(pixels), 2), 0.5, np.float32)
+
+    monkeypatch.setattr(prediction, "predict_arm", predict)
+    monkeypatch.setattr(training, "train_arm", lambda *_, **__: None)
+    _train(run, ArmJob(str(out), "real", None, 0, 0))
+    assert asked == ["cpu"]
 
 
 def test_another_recipe_on_an_old_folder_is_refused_by_key(finished: Path) -> None:

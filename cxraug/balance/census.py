@@ -40,15 +40,21 @@ class Census:
         return len(self.frame)
 
     def label_sets(self) -> list[tuple[str, ...] | None]:
-        """The present findings of each study; None where the labels are not completely known or nothing is present."""
+        """The present findings of each study; None where the labels are not completely known.
+
+        A study with every finding absent has the set ``("No Finding",)`` where that is one of the findings, and the
+        empty set ``()`` where it is not.
+        """
         present = self.y == 1
+        healthy = (self.y == 0).all(axis=1) & (NO_FINDING not in self.findings) & bool(self.findings)
         code = pd.Series(np.zeros(len(self), dtype=np.int64))
         for start in range(0, present.shape[1], 60):  # 60 findings fit into one integer
             bits = present[:, start : start + 60]
             code = pd.Series(pair_codes(code, pd.Series(bits @ (1 << np.arange(bits.shape[1], dtype=np.int64)))))
         _, first = np.unique(code, return_index=True)
-        sets = [tuple(f for f, on in zip(self.findings, present[row], strict=True) if on) or None for row in first]
-        return [sets[int(i)] if ok else None for i, ok in zip(code.tolist(), self.complete, strict=True)]
+        sets = [tuple(f for f, on in zip(self.findings, present[row], strict=True) if on) for row in first]
+        named = self.complete & (present.any(axis=1) | healthy)
+        return [sets[int(i)] if ok else None for i, ok in zip(code.tolist(), named, strict=True)]
 
 
 def take_census(manifest: Manifest, findings: Sequence[str] | None = None) -> Census:

@@ -19,7 +19,7 @@ class Kinds:
 
     Attributes
     ----------
-    sets : label sets, each a tuple of present findings, the most frequent first.
+    sets : label sets, each a tuple of present findings, the most frequent first; ``()`` is every finding absent.
     set_of : (n,) index into ``sets`` of every study of the census, -1 where its set cannot be planned.
     combos : (K,) for each combination of group levels, the row of a study that has it.
     combo_of : (n,) index into ``combos`` of every study, -1 where a level is missing.
@@ -67,7 +67,9 @@ def list_kinds(
     names = census.label_sets()
     pairs = zip(census.frame["patient_id"], names, strict=True)
     counted = Counter(name for _, name in dict.fromkeys(pairs) if name is not None)
-    able = {s: n for s, n in counted.items() if known is None or all(f in known or f == NO_FINDING for f in s)}
+    # the empty set is asked for by naming every finding as absent, so the core must know them all
+    named = {s: s or census.findings for s in counted}
+    able = {s: n for s, n in counted.items() if known is None or all(f in known or f == NO_FINDING for f in named[s])}
     keep = {s for s, n in able.items() if n >= min_label_set}
     covered = {f for s in keep for f in s}
     for finding in census.findings:
@@ -95,7 +97,7 @@ def _allowed(census: Census, sets: Sequence[tuple[str, ...]], combos: np.ndarray
     if by_source:
         for k, source in enumerate(census.frame["source"].iloc[combos]):
             annotated = set(census.annotated.get(source, census.findings))
-            allowed[:, k] = [annotated.issuperset(s) for s in sets]
+            allowed[:, k] = [annotated.issuperset(s or census.findings) for s in sets]
     return allowed
 
 

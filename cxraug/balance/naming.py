@@ -21,7 +21,7 @@ ALPHA = 0.05
 
 RULES = {
     "rare finding": f"fewer than {RARE_PATIENTS} positive train patients, or a prevalence under {RARE_SHARE:g} of the "
-    "median finding's (No Finding left out)",
+    "median finding's; never No Finding, which is nothing to raise",
     "under-represented group": f"the 95 % interval of a level's share of train patients lies below {GROUP_SHARE:g} of "
     "what is expected: even shares for sex, the product of the margins for an intersection; for other columns below "
     f"{LEVEL_SHARE:g} of an even share",
@@ -95,7 +95,8 @@ def _leaks(audit: dict[str, Any]) -> list[Named]:
 
 
 def _rare(findings: Sequence[dict[str, Any]], rows: str) -> list[Named]:
-    rates = sorted(f["prevalence"] for f in findings if f["finding"] != NO_FINDING and f["prevalence"] is not None)
+    findings = [f for f in findings if f["finding"] != NO_FINDING]
+    rates = sorted(f["prevalence"] for f in findings if f["prevalence"] is not None)
     middle = (rates[(len(rates) - 1) // 2] + rates[len(rates) // 2]) / 2 if rates else 0.0
     found = []
     for f in findings:
@@ -108,7 +109,7 @@ def _rare(findings: Sequence[dict[str, Any]], rows: str) -> list[Named]:
             text = f"{f['finding']} does not occur in {rows} (0 of {known:,} patients): nothing can be learnt about it."
             found.append(_name("rare finding", text, finding=f["finding"], n=0, expected=RARE_PATIENTS))
             continue
-        low = f["finding"] != NO_FINDING and len(rates) > 1 and f["prevalence"] < RARE_SHARE * middle
+        low = len(rates) > 1 and f["prevalence"] < RARE_SHARE * middle
         if n >= RARE_PATIENTS and not low:
             continue
         why = [f"fewer than {RARE_PATIENTS}"] if n < RARE_PATIENTS else []

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cxraug.cores.core import Card
     from cxraug.studies.manifest import Manifest
 
-__all__ = ["Plan", "PlanSettings", "make_plan", "read_plan", "write_plan"]
+__all__ = ["Plan", "PlanSettings", "make_plan", "write_plan"]
 
 PROMPTED = ("sex", "age", "race", "source", "view")  # group columns that a prompt can ask for
 
@@ -141,33 +141,6 @@ def write_plan(plan: Plan, folder: str | Path, *, fresh: bool = False) -> None:
     for name, content in files.items():
         with atomic(folder / name) as temporary:
             temporary.write_bytes(content)
-
-
-def read_plan(path: str | Path) -> pd.DataFrame:
-    """Read a plan (Parquet or CSV) and check its columns.
-
-    Raises
-    ------
-    InputError : no such file, not a plan, the same prompt twice.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError("no such plan", file=path)
-    try:
-        frame = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
-    except (ValueError, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"not a plan: {' '.join(str(error).split())[:120]}", file=path) from None
-    for column in ("prompt_id", "labels", "views", "seed"):
-        if column not in frame.columns:
-            raise InputError("missing column", file=path, column=column, expected="a plan made by cxraug plan")
-        if frame[column].isna().any():
-            row = int(np.flatnonzero(frame[column].isna())[0]) + 2
-            raise InputError("blank", file=path, row=row, column=column)
-    twice = frame["prompt_id"].duplicated()
-    if twice.any():
-        row = int(np.flatnonzero(twice)[0])
-        raise InputError("the same prompt twice", file=path, row=row + 2, found=str(frame["prompt_id"].iloc[row]))
-    return frame
 
 
 # -- what can be asked ------------------------------------------------------------------------------------------------

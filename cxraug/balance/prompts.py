@@ -52,7 +52,8 @@ def write_prompts(
     persons, styles = np.zeros(len(kind), dtype=np.int64), np.zeros(len(kind), dtype=np.int64)
     for k, here in pd.Series(kind).groupby(kind).indices.items():
         s, combo = divmod(int(k), len(kinds.combos))  # type: ignore[call-overload]
-        labels[here] = format_labels(dict.fromkeys(kinds.sets[s], 1))
+        present = kinds.sets[s]
+        labels[here] = format_labels(dict.fromkeys(present, 1) if present else dict.fromkeys(census.findings, 0))
         reasons[here] = _reason([d.words for d in demands if d.mask[s, combo]], bool(demands))
         persons[here], styles[here] = donors.draw(s, combo, len(here))
     person, style = (census.frame.iloc[rows].reset_index(drop=True) for rows in (persons, styles))

@@ -15,7 +15,7 @@ from cxraug.classifiers.prediction import predict_arm, write_predictions
 from cxraug.errors import InputError
 from cxraug.studies.cache import build_cache
 from cxraug.studies.images import Encoding
-from cxraug.studies.manifest import read_manifest
+from cxraug.studies.manifest import LabelColumns, read_manifest
 from cxraug.studies.seen import refuse_hidden
 
 SUFFIXES = (".csv", ".parquet")
@@ -29,6 +29,7 @@ def predict_manifest(
     splits: Sequence[str] = (),
     where: Mapping[str, Any] | None = None,
     root: Path | None = None,
+    label_columns: LabelColumns | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
     cache: Path | None = None,
     arm: str | None = None,
@@ -41,13 +42,13 @@ def predict_manifest(
     Parameters
     ----------
     model : folder of a trained classifier. manifest : CSV or Parquet. out : ``.csv`` or ``.parquet``.
-    splits : only rows of these. where, root : as of ``read_manifest``. on_bad_image, cache : as of ``build_cache``;
-        without ``cache`` the decoded images lie beside ``out`` until it is written.
+    splits : only rows of these. where, root, label_columns : as of ``read_manifest``. on_bad_image, cache : as of
+        ``build_cache``; without ``cache`` the decoded images lie beside ``out`` until it is written.
     arm : name of the arm, written into the predictions.
 
     Returns
     -------
-    Counts: ``images``, ``rejected``, and the ``findings``.
+    Counts: ``images``, ``rejected``, the ``findings``, and the ``label_columns`` that labels were read from.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def predict_manifest(
     if out.suffix not in SUFFIXES:
         raise InputError("unknown kind of table", file=out, found=out.suffix, expected=" or ".join(SUFFIXES))
     card = read_classifier_card(model)
-    rows = read_manifest(manifest, root=root, where=where)
+    rows = read_manifest(manifest, root=root, where=where, label_columns=label_columns)
     if splits:
         rows = rows.take(rows.frame["split"].isin(list(splits)).to_numpy())
         if not len(rows):
@@ -81,4 +82,9 @@ def predict_manifest(
     write_predictions(out, kept.frame, y, predict_arm(model, pixels.pixels), card.findings, arm)
     if cache is None:
         shutil.rmtree(folder)
-    return {"images": len(kept), "rejected": len(rows) - len(kept), "findings": card.findings}
+    return {
+        "images": len(kept),
+        "rejected": len(rows) - len(kept),
+        "findings": card.findings,
+        "label_columns": rows.label_columns,
+    }

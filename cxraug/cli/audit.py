@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import typer
+
+from cxraug.cli.answer import print_json
+from cxraug.cli.selection import (
+    LABEL_COLUMNS_HELP,
+    choice,
+    names,
+    parse_age_bins,
+    parse_label_columns,
+    parse_where,
+    say_label_columns,
+)
 
 SENTENCES = 15
 
@@ -20,6 +30,7 @@ def register(app: typer.Typer) -> None:
         age_bins: str = typer.Option("0,20,40,60,80", "--age-bins", help="Lower bounds of the age bands in years."),
         where: list[str] = typer.Option([], "--where", help="Keep rows with column=value[,value...]. Repeatable."),
         findings: str | None = typer.Option(None, "--findings", help="Only these findings, separated by commas."),
+        label_columns: str | None = typer.Option(None, "--label-columns", help=LABEL_COLUMNS_HELP),
         root: Path | None = typer.Option(None, "--root", help="Folder that image paths start from."),
         pixels: bool = typer.Option(True, "--pixels/--no-pixels", help="Read every image and look for copies."),
         on_bad_image: str = typer.Option("error", "--on-bad-image", help="error or skip (listed in rejected.csv)."),
@@ -28,7 +39,6 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Say what is rare, who is under-represented, and what findings are confused with."""
         from cxraug.balance.audit import audit_manifest, write_audit
-        from cxraug.cli.selection import choice, names, parse_age_bins, parse_where
         from cxraug.errors import InputError
         from cxraug.studies.cache import build_cache
         from cxraug.studies.images import Encoding
@@ -36,7 +46,14 @@ def register(app: typer.Typer) -> None:
 
         bad = choice(on_bad_image, "--on-bad-image", ("error", "skip"))
         bins = parse_age_bins(age_bins)
-        data = read_manifest(manifest, root=root, where=parse_where(where), findings=names(findings))
+        data = read_manifest(
+            manifest,
+            root=root,
+            where=parse_where(where),
+            findings=names(findings),
+            label_columns=parse_label_columns(label_columns),
+        )
+        say_label_columns(data.label_columns)
         for column in (part.strip() for group in names(groups) or [] for part in group.split("*")):
             if column not in data.frame.columns:
                 raise InputError("--groups names a column that is not there", file=manifest, column=column)
@@ -47,7 +64,7 @@ def register(app: typer.Typer) -> None:
         found = audit_manifest(data, groups=names(groups) or [], age_bins=bins, pixel_sha=sha)
         write_audit(found, out)
         if as_json:
-            typer.echo(json.dumps(found, indent=1))
+            print_json(found)
             return
         _print(found)
         typer.echo(f"audit: {out / 'audit.html'}")

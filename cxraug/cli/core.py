@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from cxraug.cli.answer import print_json
 from cxraug.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def list_(as_json: bool = typer.Option(False, "--json", help="Print the cards as
 
     cards = list_cores()
     if as_json:
-        typer.echo(json.dumps([_short(card) for card in cards], indent=1))
+        print_json({"cores": [_short(card) for card in cards]})
         return
     # without frames all columns fit 80 characters, and names that are typed elsewhere are never cut
     table = Table("name", "kind", "pixels", "views", "conditions", "findings", "licence", box=None, pad_edge=False)
@@ -47,11 +47,14 @@ def list_(as_json: bool = typer.Option(False, "--json", help="Print the cards as
     typer.echo("Also: gaussian (fitted on the spot by a run), or any FOLDER that `cxraug core train` wrote.")
 
 
-def show(name: str = typer.Argument(..., help="Name of a shipped core, or a core's folder.")) -> None:
+def show(
+    name: str = typer.Argument(..., help="Name of a shipped core, or a core's folder."),
+    as_json: bool = typer.Option(False, "--json", help="For machines; the card is JSON anyway."),
+) -> None:
     """Print a core's card as JSON; hashes of what it has seen as counts."""
     from cxraug.cores.registry import read_card
 
-    typer.echo(json.dumps(_short(read_card(name)), indent=1))
+    print_json(_short(read_card(name)))
 
 
 def sample(
@@ -66,6 +69,7 @@ def sample(
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the first study; the others count on."),
     steps: int | None = typer.Option(None, "--steps", min=1, help="Sampler steps."),
     guidance: float | None = typer.Option(None, "--guidance", min=0, help="Classifier-free guidance; 1 is none."),
+    as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
 ) -> None:
     """Draw studies of one prompt and write them with a contact sheet."""
     from cxraug.cores.core import Prompt
@@ -90,22 +94,30 @@ def sample(
         part = prompts[start : start + core.batch_size]
         studies += core.generate(part, [seed + start + i for i in range(len(part))])
     _write(studies, prompts, out)
-    typer.echo(f"{n} studies of {core.card.name}: {out / 'sheet.png'}")
+    if as_json:
+        print_json({"core": core.card.name, "studies": n, "reports": out / "reports.csv", "sheet": out / "sheet.png"})
+    else:
+        typer.echo(f"{n} studies of {core.card.name}: {out / 'sheet.png'}")
 
 
 def train(
     recipe: Path = typer.Argument(..., help="The core's recipe (YAML), e.g. recipes/phantom-nano.yaml."),
     out: Path = typer.Option(..., "--out", help="Folder of the core."),
     fresh: bool = typer.Option(False, "--fresh", help="Throw an earlier training in this folder away."),
+    as_json: bool = typer.Option(False, "--json", help="Print the folder and the card as JSON."),
 ) -> None:
     """Train a core; run it again to go on where it stopped."""
     from cxraug.cores.recipe import read_core_recipe, start_over, train_core
+    from cxraug.cores.registry import read_card
 
     wanted = read_core_recipe(recipe)
     if fresh:
         start_over(out)
     train_core(wanted, out)
-    typer.echo(f"core {wanted.name}: {out}")
+    if as_json:
+        print_json({"folder": out, "card": _short(read_card(str(out)))})
+    else:
+        typer.echo(f"core {wanted.name}: {out}")
 
 
 def _write(studies: list[Study], prompts: list[Prompt], out: Path) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cxraug.cli.answer import print_json
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -112,10 +114,6 @@ def _settings(values: dict[str, Any]) -> EvaluationSettings:
 
 
 def _print_json(evaluation: Evaluation, out: Path | None) -> None:
-    import json
-
-    from cxraug.storage import plain
-
     tables = (evaluation.cells, evaluation.gaps)
     cells, gaps = (table[(table["seed"] == "all") & (table["draw"] == "all")] for table in tables)
     value = {
@@ -125,7 +123,7 @@ def _print_json(evaluation: Evaluation, out: Path | None) -> None:
         "comparison": evaluation.comparison.to_dict("records"),
         "notes": evaluation.info["notes"],
     }
-    typer.echo(json.dumps(plain(value), allow_nan=False))
+    print_json(value)
 
 
 def _print_tables(evaluation: Evaluation, out: Path | None) -> None:

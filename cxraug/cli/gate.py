@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from cxraug.cli.answer import print_json
+from cxraug.cli.selection import LABEL_COLUMNS_HELP, parse_label_columns, say_label_columns
 
 if TYPE_CHECKING:
     from cxraug.studies.cache import PixelCache
@@ -25,6 +27,7 @@ def register(app: typer.Typer) -> None:
             ..., "--real", help="Manifest of the real data; its training rows calibrate the gate."
         ),
         root: Path | None = typer.Option(None, "--root", help="Data folder of the real images, if not the manifest's."),
+        label_columns: str | None = typer.Option(None, "--label-columns", help=LABEL_COLUMNS_HELP),
         core: str | None = typer.Option(None, "--core", help="The set's core, to draw rejected prompts again."),
         out: Path | None = typer.Option(None, "--out", help="Folder for the gate's classifiers; default SET/gate."),
         size: int = typer.Option(64, "--size", help="Side in pixels at which images are compared."),
@@ -63,7 +66,9 @@ def register(app: typer.Typer) -> None:
             raise InputError(f"bad gate settings: {error}") from None
         folder = out or set_folder / "gate"
         encoding = Encoding(size=size)
-        manifest, cache = build_cache(read_manifest(real, root=root), folder / "cache", encoding)
+        data = read_manifest(real, root=root, label_columns=parse_label_columns(label_columns))
+        say_label_columns(data.label_columns)
+        manifest, cache = build_cache(data, folder / "cache", encoding)
         refuse_all_hidden(manifest, cache, set_folder, weights)
         train = (manifest.frame["split"] == "train").to_numpy()
         judged = [name.strip() for name in findings.split("|")] if findings else list(manifest.findings)
@@ -77,7 +82,7 @@ def register(app: typer.Typer) -> None:
             folder=folder, core=None if core is None else open_core(core), seed=seed,
         )  # fmt: skip
         if as_json:
-            typer.echo(json.dumps(summary, indent=1))
+            print_json(summary)
             return
         _show(summary)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import typer
 
+from cxraug.cli.answer import print_json
 from cxraug.errors import InputError
 
 
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         done, total = count_done(folder)
         result = {"folder": str(folder), "units": total, "units_done": done, "finished": done == total}
         if as_json:
-            typer.echo(json.dumps(result, indent=1))
+            print_json(result)
         elif done == total:
             typer.echo(f"{folder / 'manifest.parquet'}: {_images(folder)} images; gate them with `cxraug gate`")
         else:

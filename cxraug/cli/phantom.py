@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from cxraug.cli.answer import print_json
 from cxraug.errors import InputError
 
 
@@ -37,8 +38,6 @@ def phantom(
     Prevalence and its dependence on sex and age are what you set, so that a known imbalance and a known group gap
     can be planted. See data_cards/phantom.md for what these pictures are not good for.
     """
-    import json
-
     import pandas as pd
     from pydantic import ValidationError
 
@@ -71,7 +70,7 @@ def phantom(
             "manifest": str(manifest), "images": len(frame), "studies": len(studies),
             "patients": int(frame["patient_id"].nunique()), "positives": {k: int(v) for k, v in counts.items()},
         }  # fmt: skip
-        typer.echo(json.dumps(summary))
+        print_json(summary)
         return
     typer.echo(
         f"{manifest}: {len(frame)} images, {len(studies)} studies, {frame['patient_id'].nunique()} patients; "

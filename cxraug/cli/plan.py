@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+
+from cxraug.cli.answer import print_json
+from cxraug.cli.selection import (
+    LABEL_COLUMNS_HELP,
+    names,
+    parse_age_bins,
+    parse_label_columns,
+    parse_where,
+    say_label_columns,
+)
 
 if TYPE_CHECKING:
     from cxraug.balance.plan import Plan
@@ -33,6 +42,7 @@ def register(app: typer.Typer) -> None:
         views: str | None = typer.Option(None, "--views", help="Views of every study; default as real."),
         core: str | None = typer.Option(None, "--core", help="Plan only what this core can honour."),
         where: list[str] = typer.Option([], "--where", help="Keep rows with column=value[,value...]. Repeatable."),
+        label_columns: str | None = typer.Option(None, "--label-columns", help=LABEL_COLUMNS_HELP),
         root: Path | None = typer.Option(None, "--root", help="Folder that image paths start from."),
         seed: int = typer.Option(0, "--seed", min=0, help="Of the order and of every study's own seed."),
         out: Path = typer.Option(Path("plan"), "--out", help="Folder for plan.parquet and table.csv."),
@@ -42,8 +52,6 @@ def register(app: typer.Typer) -> None:
         """Plan the studies that lift rare findings and thin groups to a stated target within a budget."""
         from cxraug.balance.plan import PlanSettings, make_plan, write_plan
         from cxraug.balance.settings import parse_target
-        from cxraug.cli.selection import names, parse_age_bins, parse_where
-        from cxraug.storage import plain
         from cxraug.studies.manifest import read_manifest
 
         settings = PlanSettings(
@@ -60,13 +68,14 @@ def register(app: typer.Typer) -> None:
             from cxraug.cores.registry import read_card
 
             card = read_card(core)
-        data = read_manifest(manifest, root=root, where=parse_where(where))
+        columns = parse_label_columns(label_columns)
+        data = read_manifest(manifest, root=root, where=parse_where(where), label_columns=columns)
+        say_label_columns(data.label_columns)
         train = data.take((data.frame["split"] == "train").to_numpy())
         made = make_plan(train, settings, age_bins=bins, seed=seed, core_card=card, n=n)
         write_plan(made, out, fresh=fresh)
         if as_json:
-            answer = {"studies": len(made.frame), "notes": made.notes, "table": made.table.to_dict("records")}
-            typer.echo(json.dumps(plain(answer), indent=1))
+            print_json({"studies": len(made.frame), "notes": made.notes, "table": made.table.to_dict("records")})
             return
         _print(made)
         typer.echo(f"plan: {out / 'plan.parquet'}, {len(made.frame):,} studies; every cell: {out / 'table.csv'}")

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import typer
 
+from cxraug.cli.answer import print_json
+from cxraug.cli.selection import LABEL_COLUMNS_HELP, parse_label_columns, say_label_columns
+
 
 def register(app: typer.Typer) -> None:
     """Add the command group to ``app``."""
@@ -17,21 +20,29 @@ def register(app: typer.Typer) -> None:
         manifest: Path = typer.Argument(..., help="Your manifest (CSV or Parquet)."),
         out: Path = typer.Option(Path("recipe.yaml"), "--out", help="Where to write the recipe."),
         finding: str | None = typer.Option(None, "--finding", help="The rare finding; default: the rarest usable one."),
+        label_columns: str | None = typer.Option(None, "--label-columns", help=LABEL_COLUMNS_HELP),
         fresh: bool = typer.Option(False, "--fresh", help="Replace an existing file."),
+        as_json: bool = typer.Option(False, "--json", help="Print the file and its settings as JSON."),
     ) -> None:
         """Write a commented recipe for your own manifest: what it found there is filled in."""
         from cxraug.errors import InputError
         from cxraug.recipe import read_recipe
         from cxraug.recipe_draft import draft_recipe
         from cxraug.storage import atomic
+        from cxraug.studies.manifest import read_manifest
 
         if out.exists() and not fresh:
             raise InputError("the file is there already", file=out, expected="another --out, or --fresh to replace it")
-        text = draft_recipe(manifest, out, finding)
+        data = read_manifest(manifest, label_columns=parse_label_columns(label_columns))
+        say_label_columns(data.label_columns)
+        text = draft_recipe(data, manifest, out, finding)
         with atomic(out) as temporary:
             temporary.write_text(text)
-        read_recipe(out)
-        typer.echo(f"wrote {out}; look it through, then: cxraug run {out}")
+        drafted = read_recipe(out)
+        if as_json:
+            print_json({"recipe": out, "settings": drafted.model_dump(mode="json")})
+        else:
+            typer.echo(f"wrote {out}; look it through, then: cxraug run {out}")
 
     @group.command()
     def check(
@@ -48,7 +59,7 @@ def register(app: typer.Typer) -> None:
         manifest = found.data.manifest
         refuse_impossible(found, None if manifest is None or not data else lambda: found.data.read(manifest))
         if as_json:
-            typer.echo(found.model_dump_json(indent=1))
+            print_json(found.model_dump(mode="json"))
             return
         trainings = found.draws * found.seeds * (len(found.arms.use) + len(found.arms.ratios or [None]) - 1)
         design = f"{found.draws} draws x {found.seeds} seeds"

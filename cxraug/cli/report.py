@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import typer
+
+from cxraug.cli.answer import print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +25,11 @@ def register(app: typer.Typer) -> None:
         from cxraug.pages.verdict import print_verdict
 
         if (run / "cells.csv").is_file():
-            typer.echo(f"report: {write_evaluation_report(run)}")
+            path = write_evaluation_report(run)
+            if as_json:
+                print_json({"report": path})
+            else:
+                typer.echo(f"report: {path}")
             return
         path = write_run_report(run)
         if share is not None:
@@ -33,7 +38,7 @@ def register(app: typer.Typer) -> None:
             print(f"share: {write_share(run, share)}", file=sys.stderr)
         found = read_run(run)
         if as_json:
-            typer.echo(json.dumps({**found.verdict, "report": str(path)}, indent=1))
+            print_json({**found.verdict, "report": path})
             return
         if found.verdict:
             print_verdict(found.verdict, found.comparison)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import typer
+
+from cxraug.cli.answer import print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +28,7 @@ def register(app: typer.Typer) -> None:
         verdict = run_recipe(recipe, out, overrides=list(set_), fresh=fresh)
         assert verdict is not None
         if as_json:
-            typer.echo(json.dumps(verdict, indent=1))
+            print_json(verdict)
             return
         from cxraug.pages.verdict import print_verdict
 

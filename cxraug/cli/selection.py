@@ -1,11 +1,19 @@
-"""How options name columns, rows and bands: lists of names, ``column=value`` and age bins."""
+"""How options name columns, rows and bands: lists of names, ``column=value``, label columns and age bins."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
 from cxraug.errors import InputError
+
+if TYPE_CHECKING:
+    from cxraug.studies.manifest import LabelColumns
+
+AUTO: Literal["auto"] = "auto"
+LABEL_COLUMNS_HELP = "1/0/-1/blank columns, one per finding: A,B=FINDING,... or auto (all such columns) or none."
 
 
 def names(text: str | None) -> list[str] | None:
@@ -24,6 +32,30 @@ def parse_where(items: Sequence[str]) -> dict[str, list[str]] | None:
             raise InputError("--where takes column=value[,value...]", found=item)
         where.setdefault(column.strip(), []).extend(names(values) or [])
     return where or None
+
+
+def parse_label_columns(text: str | None) -> LabelColumns | None:
+    """``--label-columns``: names (``COLUMN`` or ``COLUMN=FINDING``), ``auto``, or ``none`` (there are no labels)."""
+    if text is None or text.strip() == AUTO:
+        return None if text is None else AUTO
+    if text.strip() == "none":
+        return []
+    columns: dict[str, str] = {}
+    for item in names(text) or []:
+        column, equals, finding = (part.strip() for part in item.partition("="))
+        if not column or column in columns or (equals and not finding):
+            raise InputError("--label-columns", found=item, expected=LABEL_COLUMNS_HELP)
+        columns[column] = finding or column
+    if not columns:
+        raise InputError("--label-columns is empty", expected=LABEL_COLUMNS_HELP)
+    return columns
+
+
+def say_label_columns(label_columns: Mapping[str, str]) -> None:
+    """Say on standard error which columns the labels were read from, if not from ``labels``."""
+    if label_columns:
+        pairs = (c if c == finding else f"{c}={finding}" for c, finding in label_columns.items())
+        print("labels from the columns: " + ", ".join(pairs), file=sys.stderr, flush=True)
 
 
 def parse_age_bins(text: str) -> tuple[int, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal, cast
 
 import typer
+
+from cxraug.cli.answer import print_json
+from cxraug.cli.selection import LABEL_COLUMNS_HELP, choice, parse_label_columns, parse_where, say_label_columns
 
 
 def register(app: typer.Typer) -> None:
@@ -18,11 +20,19 @@ def register(app: typer.Typer) -> None:
         out: Path | None = typer.Option(None, "--out", help="Run folder; default runs/<recipe name>."),
         set_: list[str] = typer.Option([], "--set", help="Replace a setting, e.g. --set train.steps=400. Repeatable."),
         fresh: bool = typer.Option(False, "--fresh", help="Throw an earlier run in this folder away."),
+        as_json: bool = typer.Option(False, "--json", help="Print the folder and the predictions as JSON."),
     ) -> None:
         """Train and predict all arms of a recipe, and stop before the evaluation."""
+        from cxraug.recipe import read_recipe
         from cxraug.run import run_recipe
 
-        run_recipe(recipe, out, overrides=list(set_), fresh=fresh, until="train")
+        folder = out or Path("runs") / read_recipe(recipe, list(set_)).name
+        run_recipe(recipe, folder, overrides=list(set_), fresh=fresh, until="train")
+        predictions = sorted(folder.glob("draw-*/arms/*/seed-*/predictions.parquet"))
+        if as_json:
+            print_json({"folder": folder, "predictions": predictions})
+        else:
+            typer.echo(f"{folder}: {len(predictions)} classifiers trained; `cxraug run` goes on from here")
 
     @app.command()
     def predict(
@@ -31,6 +41,7 @@ def register(app: typer.Typer) -> None:
         out: Path = typer.Option(..., "--out", help="Predictions to write (.csv or .parquet)."),
         split: list[str] = typer.Option([], "--split", help="Only these splits (train, val, test). Repeatable."),
         where: list[str] = typer.Option([], "--where", help="Keep rows with column=value[,value...]. Repeatable."),
+        label_columns: str | None = typer.Option(None, "--label-columns", help=LABEL_COLUMNS_HELP),
         root: Path | None = typer.Option(None, "--root", help="Folder that image paths start from."),
         on_bad_image: str = typer.Option("error", "--on-bad-image", help="error or skip (listed in rejected.csv)."),
         cache: Path | None = typer.Option(None, "--cache", help="Keep decoded images in this folder for other models."),
@@ -39,7 +50,6 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Predict every finding of a trained classifier for every image of a manifest."""
         from cxraug.classifiers.manifest import predict_manifest
-        from cxraug.cli.selection import choice, parse_where
 
         bad = cast(Literal["error", "skip"], choice(on_bad_image, "--on-bad-image", ("error", "skip")))
         splits = [choice(name, "--split", ("train", "val", "test")) for name in split]
@@ -50,12 +60,14 @@ def register(app: typer.Typer) -> None:
             splits=splits,
             where=parse_where(where),
             root=root,
+            label_columns=parse_label_columns(label_columns),
             on_bad_image=bad,
             cache=cache,
             arm=arm,
         )
+        say_label_columns(done["label_columns"])
         if as_json:
-            typer.echo(json.dumps(done))
+            print_json({**done, "predictions": out})
         else:
             left_out = f", {done['rejected']} bad images left out" if done["rejected"] else ""
             typer.echo(f"{out}: {done['images']} images, {len(done['findings'])} findings{left_out}")

@@ -38,6 +38,12 @@ _SPLIT_OF = {alias: split for split, aliases in _SPLITS.items() for alias in ali
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _FAR = 1e6  # pixels; also keeps out infinity and NaN
 _LABEL_VALUES = {"1": PRESENT, "0": ABSENT, "-1": UNCERTAIN}
+_MANY = 24  # a label column has at most its four values, each in a few spellings (1, 1.0, blank, NA)
+# Columns with a meaning of their own are no findings, whatever they hold.
+_NO_FINDINGS = {
+    "image", "patient_id", "study_id", "view", "sex", "age", "race", "labels", "report", "mask", "boxes", "split",
+    "source", "license", "synthetic", "prompt_id", "core", "core_sha256", "seed", "gate", "gate_reasons", "arm", "draw",
+}  # fmt: skip
 # A path to look at closely: absolute, empty, "." or ".." parts, backslashes, a drive, a URL, control characters.
 _ODD_PATH = r"(?:^|/)\.{0,2}(?:/|$)|\\|^[A-Za-z][A-Za-z0-9+.\-]*:|[\x00-\x1f]"
 
@@ -241,6 +247,38 @@ def _label_problem(text: str) -> str | None:
     return None if other is None else f"'No Finding' together with {other!r}"
 
 
+def find_label_columns(table: Table) -> list[str]:
+    """The columns that hold only 1, 0, -1 and blank (and not blanks alone), and have no other meaning in a manifest."""
+    found = []
+    for name in map(str, table.frame.columns):
+        distinct = table.frame[[name]].drop_duplicates()
+        if name.lower() in _NO_FINDINGS or name.startswith("_") or len(distinct) > _MANY:
+            continue
+        values = _label_text(Table(distinct, table.file, table.rows), name).dropna()
+        if len(values) and values.isin(list(_LABEL_VALUES)).all():
+            found.append(name)
+    return found
+
+
+def refuse_unread_labels(table: Table) -> None:
+    """Refuse a table without ``labels`` whose columns look like findings: their labels would be lost silently."""
+    found = find_label_columns(table)
+    if found:
+        named = ", ".join(found)
+        raise InputError(
+            f"no column 'labels', but columns that look like findings: {named}",
+            file=table.file,
+            row=1,
+            expected="--label-columns with their names, auto (all of these) or none "
+            "(in a recipe data.label_columns with their names, or [])",
+        )
+
+
+def _label_text(table: Table, column: str) -> pd.Series:
+    """A label column as text in which whole numbers have no ``.0``."""
+    return table.text(column).str.replace(r"\.0+$", "", regex=True)
+
+
 def labels_from_columns(table: Table, columns: Mapping[str, str]) -> pd.Series:
     """Label text from one 1/0/-1/blank column per finding (CheXpert, MIMIC); missing where all of them are blank."""
     findings = list(columns.values())
@@ -257,7 +295,7 @@ def labels_from_columns(table: Table, columns: Mapping[str, str]) -> pd.Series:
     blank = 2
     coded = np.full((len(table.frame), len(columns)), blank, np.int8)
     for at, column in enumerate(columns):
-        text = table.text(column).str.replace(r"\.0+$", "", regex=True)
+        text = _label_text(table, column)
         values = text.map(_LABEL_VALUES)
         table.refuse(text.notna() & values.isna(), column, "not a label", expected="1, 0, -1 (uncertain) or blank")
         coded[:, at] = values.fillna(blank)

@@ -7,9 +7,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from cxraug.studies.selection import select_rows
 from cxraug.studies.table import CSV_SUFFIXES, METADATA_KEY, PARQUET_SUFFIXES, Table, read_table
 
 REQUIRED = ("image", "patient_id")
+LabelColumns = Mapping[str, str] | Sequence[str] | Literal["auto"]
 ROOT = "_root"  # hidden column: the data folder of each row, where rows come from several
 
 
@@ -42,6 +43,7 @@ class Manifest:
     file : where it was read from.
     findings : names of the findings in play, sorted; ``No Finding`` is among them if it occurs.
     annotated : for each source the findings that it annotates.
+    label_columns : the columns that the labels were read from, each with its finding; empty where it was ``labels``.
     """
 
     frame: pd.DataFrame
@@ -49,6 +51,7 @@ class Manifest:
     file: Path | None
     findings: tuple[str, ...]
     annotated: dict[str, tuple[str, ...]]
+    label_columns: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -113,7 +116,7 @@ def read_manifest(
     root: str | Path | None = None,
     where: Mapping[str, Any] | None = None,
     findings: Sequence[str] | None = None,
-    label_columns: Mapping[str, str] | Sequence[str] | None = None,
+    label_columns: LabelColumns | None = None,
     annotated: Mapping[str, Sequence[str]] | None = None,
     split_fractions: Sequence[float] = (0.7, 0.1, 0.2),
 ) -> Manifest:
@@ -126,7 +129,9 @@ def read_manifest(
     where : rows to keep (:func:`cxraug.studies.selection.select_rows`). All rows are checked first.
     findings : the findings in play; default those that the kept rows name.
     label_columns : columns that hold 1/0/-1/blank, one per finding, in place of the column ``labels``; a mapping gives
-        each column's finding.
+        each column's finding, ``auto`` takes every such column of a file without ``labels``. -1 is uncertain (``?A``).
+        An empty list says that there are no labels; without it a file that has such columns and no ``labels`` is
+        refused.
     annotated : for a source the findings that it annotates; default, per source, the findings that occur in it.
     split_fractions : shares of patients in train, val and test where the file has no ``split``.
 
@@ -139,7 +144,8 @@ def read_manifest(
     base = table.file.parent if root is None else Path(root)
     if root is not None and not base.is_dir():
         raise InputError("the data root is not a folder", file=base)
-    frame = _checked_frame(table, base, root is not None, label_columns, split_fractions)
+    naming = _label_naming(table, label_columns)
+    frame = _checked_frame(table, base, root is not None, naming, split_fractions)
     stored = table.metadata if isinstance(table.metadata, dict) else {}
     by_source = _annotated(frame, table.file, {**_stored_annotated(stored, frame), **(annotated or {})})
     known = sorted(named_findings(frame["labels"]).union(*by_source.values()))
@@ -154,7 +160,7 @@ def read_manifest(
     else:
         chosen = set(findings)
         _refuse_unknown_findings(findings, known, table.file)
-    return Manifest(frame, Path(os.path.abspath(base)), table.file, tuple(sorted(chosen)), by_source)
+    return Manifest(frame, Path(os.path.abspath(base)), table.file, tuple(sorted(chosen)), by_source, naming or {})
 
 
 def concat(manifests: Sequence[Manifest]) -> Manifest:
@@ -201,11 +207,25 @@ def findings_with_no_positive(
     return [f for f, n in zip(wanted, positives, strict=True) if n == 0]
 
 
+def _label_naming(table: Table, asked: LabelColumns | None) -> dict[str, str] | None:
+    """Which column holds which finding; None where the labels are in ``labels``."""
+    if asked == "auto":
+        if "labels" in table.frame:
+            raise InputError("label columns: auto is for files without the column 'labels'", file=table.file)
+        found = columns.find_label_columns(table)
+        if not found:
+            raise InputError("no column holds only 1, 0, -1 and blank", file=table.file, expected="label columns")
+        return {name: name for name in found}
+    if asked is None or isinstance(asked, Mapping):
+        return asked if asked is None else dict(asked)
+    return {name: name for name in asked}
+
+
 def _checked_frame(
     table: Table,
     base: Path,
     root_named: bool,
-    label_columns: Mapping[str, str] | Sequence[str] | None,
+    label_columns: Mapping[str, str] | None,
     split_fractions: Sequence[float],
 ) -> pd.DataFrame:
     """The table with every known column checked and in its final form."""
@@ -231,10 +251,12 @@ def _checked_frame(
     done["sex"] = columns.sex(table) if "sex" in have else empty
     done["age"] = columns.age(table) if "age" in have else empty.astype("float64")
     if label_columns is not None:
-        naming = label_columns if isinstance(label_columns, Mapping) else {c: c for c in label_columns}
-        done["labels"] = columns.labels_from_columns(table, naming)
+        done["labels"] = columns.labels_from_columns(table, label_columns) if label_columns else empty
+    elif "labels" in have:
+        done["labels"] = columns.labels(table)
     else:
-        done["labels"] = columns.labels(table) if "labels" in have else empty
+        columns.refuse_unread_labels(table)
+        done["labels"] = empty
     done["source"] = (table.text("source") if "source" in have else empty).fillna("")
     done["split"] = columns.split(table, done["patient_id"], is_synthetic, split_fractions)
     if is_synthetic is not None:

@@ -39,9 +39,9 @@ def outside_set(
 ) -> dict[str, Any]:
     """Write a set with one study of the core's own training cohort for every row of ``plan``.
 
-    Each row gets a study of its cell (label set, sex, age band, view), where there is none a study of its label set,
-    used again only when the cohort has no more. A label set that the cohort does not have is an
-    :class:`InputError`. Returns counts for the report.
+    Each row gets a study of its cell (label set, sex, age band, views), where there is none a study of its label set
+    and views, used again only when the cohort has no more. A label set that the cohort does not have in the views asked
+    for is an :class:`InputError`. Returns counts for the report: images, and studies of the label set only.
     """
     from cxraug.cores.registry import read_card
     from cxraug.studies.phantom.cohort import render_study, sample_cohort
@@ -57,18 +57,15 @@ def outside_set(
     rows = []
     records: list[dict[str, Any]] = cohort.to_dict("records")  # type: ignore[assignment]
     for prompt, number in track(list(zip(plan.to_dict("records"), chosen, strict=True)), "outside data"):
-        view = str(prompt["views"]).split("|")[0]
         rendered = render_study(records[number], settings)
-        pixels = rendered.images.get(view)
-        if pixels is None:
-            raise InputError(f"core {card.name}: its training cohort has no view {view!r}")
-        name = f"images/{prompt['prompt_id']}_{view}.png"
-        with atomic(out / name) as temporary:
-            Image.fromarray(encode(pixels, encoding)).save(temporary)
-        rows.append({"image": name, "patient_id": records[number]["patient_id"], "study_id": prompt["prompt_id"],
-                     "prompt_id": prompt["prompt_id"], "view": view, "sex": prompt["sex"], "age": prompt["age"],
-                     "labels": prompt["labels"], "split": "train", "synthetic": True, "core": "outside data",
-                     "gate": "accept", "gate_reasons": ""})  # fmt: skip
+        for view in str(prompt["views"]).split("|"):
+            name = f"images/{prompt['prompt_id']}_{view.replace(' ', '-')}.png"
+            with atomic(out / name) as temporary:
+                Image.fromarray(encode(rendered.images[view], encoding)).save(temporary)
+            rows.append({"image": name, "patient_id": records[number]["patient_id"], "study_id": prompt["prompt_id"],
+                         "prompt_id": prompt["prompt_id"], "view": view, "sex": prompt["sex"], "age": prompt["age"],
+                         "labels": prompt["labels"], "split": "train", "synthetic": True, "core": "outside data",
+                         "gate": "accept", "gate_reasons": ""})  # fmt: skip
     with atomic(out / "manifest.parquet") as temporary:
         pd.DataFrame(rows).to_parquet(temporary, index=False)
     return {"accepted": len(rows), "total": len(rows), "from_label_set_only": fallback}
@@ -77,20 +74,26 @@ def outside_set(
 def _choose(
     plan: pd.DataFrame, cohort: pd.DataFrame, cells: Callable[[pd.DataFrame], np.ndarray], rng: np.random.Generator
 ) -> tuple[list[int], int]:
-    view = plan["views"].str.split("|").str[0]
-    wanted = cells(plan.assign(view=view))
-    have = cells(cohort.assign(view=view.iloc[0] if len(view) else "PA"))
-    label_set = np.array([key.split("|")[0] for key in have])
+    first = plan["views"].str.split("|").str[0]
+    wanted = cells(plan.assign(view=first))
+    have = {view: cells(cohort.assign(view=view)) for view in pd.unique(first)}  # a cell's view is the one asked for
+    label_set = np.array([key.split("|")[0] for key in next(iter(have.values()))]) if have else np.array([])
+    shown = [set(views.split("|")) for views in cohort["views"]]
+    able = {views: np.array([s.issuperset(views.split("|")) for s in shown]) for views in pd.unique(plan["views"])}
     order = rng.permutation(len(cohort))
     used = np.zeros(len(cohort), int)
     chosen, fallback = [], 0
-    for key in wanted:
-        exact = order[have[order] == key]
+    for key, view, views in zip(wanted, first, plan["views"], strict=True):
+        usable = order[able[views][order]]
+        exact = usable[have[view][usable] == key]
         if not len(exact):
             fallback += 1
-            exact = order[label_set[order] == key.split("|")[0]]
+            exact = usable[label_set[usable] == key.split("|")[0]]
         if not len(exact):
-            raise InputError(f"the outside data have no study with the label set {key.split('|')[0]!r}")
+            raise InputError(
+                f"the outside data have no study with the label set {key.split('|')[0]!r}",
+                expected=f"one with the views {views}",
+            )
         best = exact[np.argmin(used[exact])]
         used[best] += 1
         chosen.append(int(best))

@@ -177,3 +177,13 @@ def test_no_train_rows_no_findings(make_manifest, tmp_path) -> None:
     blank = audit_manifest(make_manifest([{"sex": "F"}] * 3))
     assert blank["findings"] == []
     write_audit(blank, tmp_path)
+
+
+def test_no_finding_is_never_a_rare_finding(make_manifest) -> None:
+    sick = [{"labels": "Mass" if i % 2 else "Effusion"} for i in range(400)]
+    for rest in ([{"labels": "No Finding"}] * 5, [{"labels": "-No Finding"}] * 5):
+        audit = audit_manifest(make_manifest([*sick, *rest]), groups=[])
+        assert "No Finding" in [f["finding"] for f in audit["findings"]]
+        assert [n for n in audit["named"] if n["kind"] == "rare finding"] == []
+    audit = audit_manifest(make_manifest([*sick, {"labels": "Nodule"}]), groups=[])
+    assert [n["finding"] for n in audit["named"] if n["kind"] == "rare finding"] == ["Nodule"]

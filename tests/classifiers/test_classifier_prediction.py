@@ -101,13 +101,27 @@ def test_predictions_have_the_columns_of_the_contract(tmp_path, suffix):
 def test_a_manifest_is_predicted_from_the_command_line(model, manifest, tmp_path, capsys):
     out = tmp_path / "out" / "p.parquet"
     assert run(["predict", str(model), str(manifest), "--out", str(out), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"images": 20, "rejected": 0, "findings": list(FINDINGS)}
+    assert json.loads(capsys.readouterr().out) == {
+        "images": 20, "rejected": 0, "findings": list(FINDINGS), "label_columns": {}, "predictions": str(out)
+    }  # fmt: skip
     table = pd.read_parquet(out)
     assert table["image"].tolist() == [f"{i}.png" for i in range(20)]
     y = table[[f"y_{f}" for f in FINDINGS]].to_numpy()
     assert (y == toy(20, 2).y).all()
     assert (validation_aurocs(y, table[[f"p_{f}" for f in FINDINGS]].to_numpy()) > 0.95).all()
     assert [path.name for path in out.parent.iterdir()] == ["p.parquet"]  # the decoded images are gone
+
+
+def test_one_column_per_finding_gives_the_same_predictions(model, manifest, tmp_path, capsys):
+    frame, y = pd.read_csv(manifest), toy(20, 2).y
+    columns = {f: y[:, at].astype(int) for at, f in enumerate(FINDINGS)}
+    frame.drop(columns="labels").assign(**columns).to_csv(tmp_path / "columns.csv", index=False)
+    words = ["predict", str(model), str(tmp_path / "columns.csv"), "--out", str(tmp_path / "p.csv")]
+    assert run(words) == 2
+    assert "--label-columns" in capsys.readouterr().err
+    assert run([*words, "--label-columns", "auto"]) == 0
+    table = pd.read_csv(tmp_path / "p.csv")
+    assert (table[[f"y_{f}" for f in FINDINGS]].to_numpy() == y).all()
 
 
 def test_rows_that_a_classifier_was_trained_on_are_no_test_rows(model, manifest, tmp_path):

@@ -122,6 +122,6 @@ def test_bad_options(tmp_path: Path) -> None:
 
 
 def test_list_names_the_shipped_core() -> None:
-    cards = json.loads(call("list", "--json").output)
+    cards = json.loads(call("list", "--json").output)["cores"]
     assert "phantom-nano" in [card["name"] for card in cards]
     assert np.isfinite(cards[0]["resolution"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from cohort import read_cohort, write_cohort
-from toycore import ToyCore, toy_plan
+from toycore import FINDINGS, ToyCore, toy_plan
 
 from cxraug.cli.main import run
 from cxraug.cores import registry
@@ -91,6 +91,18 @@ def test_gate(tmp_path: Path, core: list[ToyCore], capsys: pytest.CaptureFixture
     assert "unknown finding" in errors(capsys)[0]
     assert command(*base, "--false-reject", 0.9) == 2
     assert command("gate", out, "--real", tmp_path / "none.csv") == 2
+    frame = pd.read_csv(real)
+    present = {
+        name: frame["labels"].str.split("|").map(lambda parts, name=name: int(name in parts)) for name in FINDINGS
+    }
+    columns = real.with_name("columns.csv")
+    frame.drop(columns="labels").join(present).to_csv(columns, index=False)
+    capsys.readouterr()
+    assert command("gate", out, "--real", columns, *TRAIN) == 2
+    assert "--label-columns" in errors(capsys)[0]
+    assert command("gate", out, "--real", columns, "--core", "toy", *TRAIN, "--label-columns", "auto", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["real"]["n"], list(told["studies"]["findings"])) == (60, FINDINGS)
 
 
 @pytest.mark.parametrize("role", ["val", "test"])

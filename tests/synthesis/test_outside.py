@@ -70,3 +70,28 @@ def test_a_label_set_that_the_cohort_does_not_have_is_refused(folder: Path) -> N
     plan = plan_for(pd.DataFrame({"labels": ["Scurvy"], "sex": ["F"], "age": [50.0]}))
     with pytest.raises(InputError, match="Scurvy"):
         outside_set(str(folder / "core"), plan, folder / "set", cells=cells, encoding=Encoding(size=32), seed=0)
+
+
+def test_views_are_those_of_each_row(tmp_path: Path) -> None:
+    settings = PhantomSettings(n=160, seed=78, size=32, prevalence={"Effusion": 0.4}, views=("PA", "Lateral"))
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "card.json").write_text(card({"phantom": settings.model_dump(mode="json")}).model_dump_json())
+    cohort = sample_cohort(settings)
+    views = ["PA", "Lateral", "PA|Lateral", "Lateral"]
+    plan = plan_for(cohort[cohort["labels"] == "Effusion"].head(4)).assign(views=views)
+
+    def with_view(frame: pd.DataFrame) -> np.ndarray:
+        return cells(frame) + "|" + frame["view"].to_numpy(dtype=object)
+
+    summary = outside_set(str(tmp_path / "core"), plan, tmp_path / "set", cells=with_view,
+                          encoding=Encoding(size=32), seed=0)  # fmt: skip
+    assert summary == {"accepted": 5, "total": 5, "from_label_set_only": 0}
+    frame, pixels = load_set(tmp_path / "set", Encoding(size=32))
+    assert list(zip(frame["prompt_id"], frame["view"], strict=True)) == [
+        (prompt, view) for prompt, text in zip(plan["prompt_id"], views, strict=True) for view in text.split("|")
+    ]
+    assert frame.groupby("prompt_id")["patient_id"].nunique().max() == 1
+    assert len(np.unique(pixels.reshape(5, -1), axis=0)) == 5
+    with pytest.raises(InputError, match="views AP"):
+        outside_set(str(tmp_path / "core"), plan.assign(views="AP"), tmp_path / "other", cells=with_view,
+                    encoding=Encoding(size=32), seed=0)  # fmt: skip
