@@ -174,6 +174,7 @@ class EvaluateSettings(Strict):
     threshold_rule: str = "youden"
     min_cell: int = Field(10, ge=2)
     metrics: list[str] | None = None
+    non_inferiority: float | None = Field(None, gt=0)
     source_probe: bool = True
 
     @model_validator(mode="after")

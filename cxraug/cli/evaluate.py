@@ -49,11 +49,20 @@ def evaluate(
         str, typer.Option(help="youden, f1, sensitivity=S or fpr=F, on validation rows.")
     ] = "youden",
     bootstrap: Annotated[int, typer.Option(help="Patient-bootstrap replicates for AUPRC.")] = 1000,
+    matched: Annotated[
+        str, typer.Option(help="Also gaps at matched population, prevalence; '' for none.")
+    ] = "population,prevalence",
+    match_on: Annotated[str, typer.Option(help="Columns the population is matched on.")] = "sex,age,view",
+    non_inferiority: Annotated[
+        float | None,
+        typer.Option(metavar="MARGIN", help="Also test whether arms are worse than controls by less than this AUROC."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstraps.")] = 0,
     logits: Annotated[bool, typer.Option("--logits", help="The p_ columns hold logits.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Metrics per finding and group with patient-clustered intervals, gaps between groups, comparisons of arms."""
+    from cxraug.errors import InputError
     from cxraug.evaluation.evaluate import evaluate as run
     from cxraug.evaluation.evaluate import write_evaluation
     from cxraug.evaluation.predictions import read_predictions
@@ -63,8 +72,11 @@ def evaluate(
     values = {
         "groups": _list(groups), "age_bins": _numbers(age_bins), "min_cell": min_cell, "few": few, "alpha": alpha,
         "threshold_rule": threshold_rule, "reference": _references(reference or []), "controls": named, "seed": seed,
+        "matched": _list(matched), "match_on": _list(match_on), "non_inferiority": non_inferiority,
         "bootstrap": bootstrap, **({"metrics": _list(metrics)} if metrics else {}),
     }  # fmt: skip
+    if non_inferiority is not None and not named:
+        raise InputError("--non-inferiority compares arms", found="one arm", expected="NAME:FILE of at least two arms")
     evaluation = run(read, _settings(values), thresholds=list(thresholds) if thresholds else None)
     if out is not None:
         from cxraug.pages.report import write_evaluation_report
@@ -121,6 +133,7 @@ def _print_json(evaluation: Evaluation, out: Path | None) -> None:
         "cells": cells.to_dict("records"),
         "gaps": gaps.to_dict("records"),
         "comparison": evaluation.comparison.to_dict("records"),
+        "non_inferiority": evaluation.info["non_inferiority"],
         "notes": evaluation.info["notes"],
     }
     print_json(value)
@@ -143,11 +156,19 @@ def _print_tables(evaluation: Evaluation, out: Path | None) -> None:
         console.print(_gaps_table(evaluation))
     if len(evaluation.comparison):
         console.print(_comparison_table(evaluation))
+    for row in info["non_inferiority"]:
+        console.print(_non_inferiority_line(row), markup=False)
     for note in info["notes"]:
         console.print(f"note: {note}", markup=False)
     console.print("* few cases (fewer than the flag's limit); suppressed: too few to be shown", markup=False)
     if out is not None:
         console.print(f"written to {out}", markup=False)
+
+
+def _non_inferiority_line(row: dict[str, Any]) -> str:
+    shown = "non-inferior" if row["shown"] else "non-inferiority not shown"
+    what = f"{row['arm']} - {row['baseline']}, {row['finding']} {row['metric']}"
+    return f"{what}: {shown} at the margin {row['margin']:g} (bound {row['bound']:+.3f}, p {row['p_adjusted']:.3f})"
 
 
 def _table(title: str, columns: dict[str, str]) -> Table:
@@ -204,6 +225,7 @@ def _gaps_table(evaluation: Evaluation, most: int = 20) -> Table:
     table = _table(title, columns)
     for row in gaps.head(max(most, certain)).to_dict("records"):
         who = f"{row['group']} {row['level']} - {row['reference']}"
+        who += f", {row['matched']} matched" if row["matched"] else ""
         mark = "*" if row["flag"] == "few" else ""
         gap = f"{row['gap']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f}){mark}"
         texts = [str(row["arm"]), str(row["finding"]), who, str(row["metric"]), gap]

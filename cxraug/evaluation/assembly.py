@@ -11,14 +11,17 @@ import pandas as pd
 
 from cxraug.errors import InputError
 from cxraug.evaluation.auprc import patient_weights
-from cxraug.evaluation.cells import Subject, Support, bootstrap_variance, measure, support
-from cxraug.evaluation.comparison import holm, shared_runs
+from cxraug.evaluation.cells import CALIBRATION, Subject, Support, bootstrap_variance, measure, support
+from cxraug.evaluation.comparison import holm, non_inferiority, shared_runs
+from cxraug.evaluation.ece import BINS, commensurate
+from cxraug.evaluation.extremes import largest_range
 from cxraug.evaluation.gaps import Gaps, max_t
-from cxraug.evaluation.groups import group_levels, level_order
+from cxraug.evaluation.groups import MISSING, group_levels, level_order
+from cxraug.evaluation.matched import measure_matched, overlap
 from cxraug.evaluation.measured import Array, Measured, mean_of
 from cxraug.evaluation.metrics import ANY_FINDING, MACRO, METRICS, NO_FINDING
 from cxraug.evaluation.predictions import Predictions
-from cxraug.evaluation.uncertainty import Estimate, combine, interval
+from cxraug.evaluation.uncertainty import Estimate, combine, interval, shown
 
 if TYPE_CHECKING:
     from cxraug.evaluation.evaluate import EvaluationSettings
@@ -31,7 +34,9 @@ COMPARISON = ("baseline", "arm", "finding", "group", "level", "metric", "differe
               "p_adjusted", "family", "n_seeds", "n_draws", "n_patients", "mde", "flag")  # fmt: skip
 REST = "rest"
 MOST_LEVELS = 500
+RANGED = ("auroc", "tpr", "fpr", "underdiagnosis", "overdiagnosis")  # what max_min is given of
 NAN = float("nan")
+NOTHING = np.empty(0)  # influence values that nobody will read
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,11 @@ class Place:
     level: str
     metric: str
     support: Support
+
+    @property
+    def missing(self) -> bool:
+        """The level is that of rows whose group is not known."""
+        return MISSING in self.level.split("*")
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,10 @@ class Assembly:
         self.gaps: list[tuple] = []
         self.comparison: list[dict] = []
         self.notes: list[str] = []
+        self.matching: dict[str, dict] = {}
+        self.extremes: list[dict] = []
+        self.non_inferiority: list[dict] = []
+        self.weighted_macro: list[dict] = []
         self.pairs = self._pairs()
         self.weights = None
         if settings.bootstrap and "auprc" in settings.metrics:
@@ -94,14 +108,19 @@ class Assembly:
         settings = self.settings
         of_row, levels = levels_of(self.predictions, group, settings.age_bins)
         masks = {level: of_row == level for level in levels}
-        for metric in settings.metrics:
+        strata = self._strata(group, masks) if "population" in settings.matched and group != "all" else None
+        for metric in (name for name in settings.metrics if name in METRICS):
             families: dict[tuple[str, str, str], list[Gap]] = defaultdict(list)
+            matched: dict[tuple[str, str, str], list[Gap]] = defaultdict(list)
+            mode = METRICS[metric].matched if METRICS[metric].matched in settings.matched else ""
             complete = self._macro_findings(metric, masks)
             macro: dict[str, list[Measured]] = defaultdict(list)
+            positives: dict[str, list[int]] = defaultdict(list)
             for subject in self.subjects:
                 if metric not in subject.metrics((metric,)):
                     continue
                 known: dict[bytes, Measured] = {}
+                shown_levels: dict[str, tuple[Place, Measured]] = {}
                 for level in levels:
                     place = Place(subject.name, group, level, metric, self._support(subject, metric, masks[level]))
                     found = self._measure(subject, metric, masks[level], known) if place.support.shown else None
@@ -109,14 +128,83 @@ class Assembly:
                         place, found = replace(place, support=replace(place.support, flag="suppressed")), None
                     self._add_cell(place, found, subject, masks[level])
                     self._compare(place, found)
+                    if found is not None and not place.missing:
+                        shown_levels[level] = place, found
                     if found is not None and subject.name in complete:
                         macro[level].append(found)
+                        positives[level].append(place.support.n_pos)
                     if group != "all" and METRICS[metric].gap:
                         self._add_gaps(families, place, found, subject, masks, known)
+                    if group != "all" and mode and (strata is not None or mode == "prevalence"):
+                        self._add_matched(matched, place, subject, masks, strata if mode == "population" else None)
+                if "max_min" in settings.metrics and group != "all" and metric in RANGED:
+                    self._add_extreme("max_min", metric, group, subject, masks, [shown_levels])
             for level, parts in macro.items():
                 if len(parts) > 1 and len(parts) == len(complete):
                     self._add_macro(group, level, metric, parts, masks[level])
+                    self._weigh_macro(group, level, metric, parts, positives[level])
             self._finish_families(metric, group, families)
+            self._finish_families(metric, group, matched, mode)
+        if "equalised_odds" in settings.metrics and group != "all":
+            for subject in self.subjects:
+                if subject.metrics(("tpr",)):
+                    rates = [self._shown_levels(subject, rate, group, masks) for rate in ("tpr", "fpr")]
+                    self._add_extreme("equalised_odds", "all", group, subject, masks, rates)
+
+    def _shown_levels(
+        self, subject: Subject, metric: str, group: str, masks: dict[str, Array]
+    ) -> dict[str, tuple[Place, Measured]]:
+        found = {}
+        for level, mask in masks.items():
+            place = Place(subject.name, group, level, metric, self._support(subject, metric, mask))
+            if place.support.shown and not place.missing:
+                found[level] = place, self._measure(subject, metric, mask, {})
+        return found
+
+    def _add_extreme(
+        self,
+        name: str,
+        level: str,
+        group: str,
+        subject: Subject,
+        masks: dict[str, Array],
+        blocks: list[dict[str, tuple[Place, Measured]]],
+    ) -> None:
+        """A row of ``max_min`` (its level is the metric) or ``equalised_odds`` over the levels that every block shows.
+
+        Levels without a known group (``missing``) are no group and left out.
+        """
+        every = [key for key in masks if MISSING not in key.split("*")]
+        names = [key for key in every if all(key in block for block in blocks)]
+        cell = np.logical_or.reduce([masks[key] for key in names]) if names else np.zeros(self.patients.n, dtype=bool)
+        held = self._support(subject, "brier", cell)
+        flag = "suppressed"
+        if len(names) > 1:
+            flag = _worse(*(block[key][0].support.flag for block in blocks for key in names))
+        what = "max - min" if name == "max_min" else "larger of the TPR and FPR ranges"
+        what += f" over {len(names)}" + (f" of {len(every)}" if len(names) < len(every) else "") + " levels"
+        for arm, runs in self.arms.items():
+            for (seed, draw), chosen in self._run_sets(runs):
+                where = (arm, seed, draw, subject.name, group, level, name)
+                counts = (held.n, held.n_pos, held.n_patients)
+                if flag == "suppressed":
+                    self.cells.append((*where, NAN, NAN, NAN, *counts, "suppressed", flag))
+                    continue
+                draws = self.draws[chosen]
+                parts = [[combine(block[key][1].take(chosen), draws) for key in names] for block in blocks]
+                found = largest_range(parts, self.settings.seed)
+                self.cells.append((*where, found.value, NAN, NAN, *counts, f"{what}; {found.null}", flag))
+                if seed == "all":
+                    self.extremes.append(
+                        {"arm": arm, "finding": subject.name, "group": group, "metric": name, "of": level,
+                         "levels": names, "value": found.value, "null_mean": found.mean,
+                         "null_q95": found.quantile, "p_value": found.p_value, "flag": flag}
+                    )  # fmt: skip
+
+    def _run_sets(self, runs: Array) -> list[tuple[tuple[str, str], Array]]:
+        """All runs of an arm together, then each alone where there are several."""
+        single = [((self.seeds[run], self.draws[run]), np.array([run])) for run in runs]
+        return [(("all", "all"), runs), *(single if len(runs) > 1 else [])]
 
     def _support(self, subject: Subject, metric: str, cell: Array) -> Support:
         settings = self.settings
@@ -147,6 +235,17 @@ class Assembly:
         self._add_cell(place, found, None, cell, suffix=f", mean of {len(parts)} findings")
         self._compare(place, found)
 
+    def _weigh_macro(self, group: str, level: str, metric: str, parts: list[Measured], positives: list[int]) -> None:
+        """The mean over findings weighted by their positives in the level (the weights count as given)."""
+        if not sum(positives):
+            return
+        found = mean_of(parts, np.array(positives, dtype=float))
+        for arm, runs in self.arms.items():
+            estimate = combine(found.take(runs), self.draws[runs])
+            value, low, high = self._shown(estimate, metric)
+            where = {"arm": arm, "group": group, "level": level, "metric": metric, "findings": len(parts)}
+            self.weighted_macro.append({**where, "value": value, "ci_low": low, "ci_high": high})
+
     # -- cells ---------------------------------------------------------------------------------------------------------
 
     def _add_cell(
@@ -172,18 +271,21 @@ class Assembly:
             if metric.name == "auprc" and self.weights is not None and subject is not None:
                 own, method = self._bootstrapped(own, runs, subject, cell), "patient bootstrap, logit"
             estimate = combine(own, self.draws[runs])
-            bounds = interval(
-                np.array([estimate.value]), np.array([estimate.variance]), np.array([estimate.df]), metric.scale,
-                self.settings.alpha,
-            )  # fmt: skip
             where = (arm, "all", "all", place.finding, place.group, place.level, place.metric)
-            numbers = (estimate.value, float(bounds[0][0]), float(bounds[1][0]))
+            numbers = self._shown(estimate, place.metric)
             method += _runs_text(estimate, len(runs))
             self.cells.append((*where, *numbers, *counts, method, count.flag))
 
     def _interval(self, found: Measured, scale: str) -> tuple[Array, Array, Array]:
         low, high = interval(found.value, found.variance, found.df, scale, self.settings.alpha)
-        return found.value, low, high
+        return shown(found.value, scale), low, high
+
+    def _shown(self, estimate: Estimate, metric: str) -> tuple[float, float, float]:
+        """Value and limits as they are printed."""
+        scale = METRICS[metric].scale
+        value, variance, df = (np.array([number]) for number in (estimate.value, estimate.variance, estimate.df))
+        low, high = interval(value, variance, df, scale, self.settings.alpha)
+        return float(shown(value, scale)[0]), float(low[0]), float(high[0])
 
     def _bootstrapped(self, own: Measured, runs: Array, subject: Subject, cell: Array) -> Measured:
         """Scale the influence values so that their mean has the patient bootstrap's variance."""
@@ -197,8 +299,11 @@ class Assembly:
 
     def _method(self, place: Place, subject: Subject | None) -> str:
         metric = METRICS[place.metric]
-        name = {"wilson": "clustered Wilson", "logit": "clustered logit", "linear": "clustered"}[metric.scale]
-        if place.metric in ("brier", "calibration_slope") and subject is not None:
+        root = f"clustered, root mean square over at most {BINS} bins of equal mass, debiased"
+        name = {"wilson": "clustered Wilson", "logit": "clustered logit", "linear": "clustered", "root": root}[
+            metric.scale
+        ]
+        if place.metric in CALIBRATION and subject is not None:
             done = self.methods[subject.name]
             name += ", p as given" if done == "none" else f", p recalibrated on validation ({done})"
         return name
@@ -214,31 +319,92 @@ class Assembly:
         masks: dict[str, Array],
         known: dict[bytes, Measured],
     ) -> None:
-        reference = self.settings.reference.get(place.group, REST)
-        if reference == place.level or (reference == REST and len(masks) < 2):
+        reference, other = self._reference(place, masks)
+        if other is None:
             return
-        other = ~masks[place.level] if reference == REST else masks[reference]
         theirs = self._support(subject, place.metric, other)
-        flags = {place.support.flag, theirs.flag}
-        flag = "suppressed" if "suppressed" in flags else "few" if "few" in flags else ""
+        flag = _worse(place.support.flag, theirs.flag)
         against = None
         if found is not None and theirs.shown:
             against = self._measure(subject, place.metric, other, known)
             if np.isnan(against.value).any():
                 against, flag = None, "suppressed"
+        self._add_members(families, place, reference, flag, found, against)
+
+    def _reference(self, place: Place, masks: dict[str, Array]) -> tuple[str, Array | None]:
+        """The reference of a level and its rows; None where the level is the reference, or all there is."""
+        reference = self.settings.reference.get(place.group, REST)
+        if reference == place.level or (reference == REST and len(masks) < 2):
+            return reference, None
+        return reference, ~masks[place.level] if reference == REST else masks[reference]
+
+    def _strata(self, group: str, masks: dict[str, Array]) -> Array | None:
+        """Stratum of every row (n,) by the covariates that the grouping leaves; notes what was matched on."""
+        table, parts = self.predictions.table, group.split("*")
+        left = [name for name in self.settings.match_on if name in table.columns and name not in parts]
+        share = {}
+        strata = None
+        if left:
+            strata = pd.factorize(group_levels(table, "*".join(left), self.settings.age_bins))[0]
+            known = np.ones(len(strata), dtype=bool)
+            for level, mask in masks.items():
+                other = self._reference(Place("", group, level, "", Support(0, 0, 0, 0, "")), masks)[1]
+                if other is not None:
+                    share[level] = float((overlap(mask, other, known, strata).weight[mask] > 0).mean())
+        self.matching[group] = {"matched_on": left, "share_of_images_with_a_counterpart": share}
+        return strata
+
+    def _add_matched(
+        self,
+        families: dict[tuple[str, str, str], list[Gap]],
+        place: Place,
+        subject: Subject,
+        masks: dict[str, Array],
+        strata: Array | None,
+    ) -> None:
+        """The gap with both sides weighted to a common mix of ``strata`` (n,), or of the label where there are none."""
+        settings, metric = self.settings, place.metric
+        reference, other = self._reference(place, masks)
+        if other is None:
+            return
+        y = subject.y
+        matching = overlap(masks[place.level], other, ~np.isnan(y), (y == 1).astype(int) if strata is None else strata)
+        flag, sides = "", []
+        for side in (matching, matching.mirrored):
+            held = support(
+                subject, metric, side.left, self.patients, min_cell=settings.min_cell, few=settings.few,
+                weight=side.weight,
+            )  # fmt: skip
+            flag = _worse(flag, held.flag)
+            if held.shown:
+                sides.append(measure_matched(subject, metric, side, self.patients))
+        found, against = sides if len(sides) == 2 else (None, None)
+        self._add_members(families, place, reference, flag, found, against)
+
+    def _add_members(
+        self,
+        families: dict[tuple[str, str, str], list[Gap]],
+        place: Place,
+        reference: str,
+        flag: str,
+        found: Measured | None,
+        against: Measured | None,
+    ) -> None:
+        """One member per arm, and per run where there are several."""
         for arm, runs in self.arms.items():
-            sets = [(("all", "all"), runs)]
-            if len(runs) > 1:
-                sets += [((self.seeds[run], self.draws[run]), np.array([run])) for run in runs]
-            for label, chosen in sets:
+            for label, chosen in self._run_sets(runs):
                 estimates = None
                 if found is not None and against is not None:
                     left, right, draws = found.take(chosen), against.take(chosen), self.draws[chosen]
-                    sides = (combine(side, draws, spread=False) for side in (left, right))
+                    if METRICS[place.metric].scale == "root":
+                        left, right = commensurate(left, right)
+                    sides = (replace(combine(s, draws, spread=False), influence=NOTHING) for s in (left, right))
                     estimates = (combine(left.minus(right), draws), *sides)
                 families[(arm, *label)].append(Gap(place, reference, flag, estimates))  # type: ignore[arg-type]
 
-    def _finish_families(self, metric: str, group: str, families: dict[tuple[str, str, str], list[Gap]]) -> None:
+    def _finish_families(
+        self, metric: str, group: str, families: dict[tuple[str, str, str], list[Gap]], matched: str = ""
+    ) -> None:
         """Max-T over the shown gaps of each family (arm, seed, draw); suppressed gaps stay as rows.
 
         Limits and p values of all families are computed in one go, the correction family by family.
@@ -247,7 +413,8 @@ class Assembly:
         rows: list[tuple[float, ...]] = []
         if shown:
             difference, left, right = (list(part) for part in zip(*shown, strict=True))
-            gaps = Gaps.of(difference, left, right, METRICS[metric].scale)
+            scale = METRICS[metric].scale
+            gaps = Gaps.of(difference, left, right, "linear" if scale == "root" else scale)
             p_values = gaps.p_values()
             adjusted, level = np.empty_like(p_values), np.empty_like(p_values)
             start = 0
@@ -264,9 +431,10 @@ class Assembly:
         numbers = iter(rows)
         for label, family in families.items():
             for gap in family:
-                where = (*label, gap.place.finding, group, gap.place.level, gap.reference, metric, "")
+                where = (*label, gap.place.finding, group, gap.place.level, gap.reference, metric, matched)
                 *found, mdg_of = next(numbers) if gap.estimates is not None else (NAN,) * 6
-                self.gaps.append((*where, *found, f"{metric} x {group}", mdg_of, gap.flag))
+                family_name = f"{metric} x {group}" + (f", {matched} matched" if matched else "")
+                self.gaps.append((*where, *found, family_name, mdg_of, gap.flag))
 
     # -- comparisons ---------------------------------------------------------------------------------------------------
 
@@ -305,7 +473,10 @@ class Assembly:
             if self._is_primary(row):
                 row["family"] = "primary"
             if found is not None:
-                estimate = combine(found.take(right).minus(found.take(left), paired=True), draws)
+                ours, theirs = found.take(right), found.take(left)
+                if METRICS[place.metric].scale == "root":
+                    ours, theirs = commensurate(ours, theirs)
+                estimate = combine(ours.minus(theirs, paired=True), draws)
                 margin = estimate.margin(self.settings.alpha)
                 row |= {
                     "difference": estimate.value, "ci_low": estimate.value - margin, "ci_high": estimate.value + margin,
@@ -337,10 +508,35 @@ class Assembly:
                 if row["_estimate"] is not None:
                     row["p_adjusted"] = float(p)
                     row["mde"] = row["_estimate"].detectable(self.settings.alpha / shown)
+        self._add_non_inferiority()
         self.comparison.sort(key=lambda row: row["family"] != "primary")
         comparison = pd.DataFrame(self.comparison, columns=list(COMPARISON))
         cells = pd.DataFrame(self.cells, columns=list(CELLS)).astype({"n_pos": "Int64"})
         return cells, pd.DataFrame(self.gaps, columns=list(GAPS)), comparison
+
+    def _add_non_inferiority(self) -> None:
+        """Test the primary endpoint and AUROC on the whole set against the margin; Holm over those that are not it."""
+        settings, rows = self.settings, []
+        for row in self.comparison:
+            primary = row["family"] == "primary"
+            margin = settings.non_inferiority
+            if primary and settings.primary is not None:
+                margin = settings.primary.margin or margin
+            chosen = primary or (row["metric"] == "auroc" and row["group"] == "all" and settings.non_inferiority)
+            if margin is None or not chosen or row["_estimate"] is None:
+                continue
+            where = {key: row[key] for key in ("baseline", "arm", "finding", "group", "level", "metric", "flag")}
+            tested = non_inferiority(row["_estimate"], row["metric"], margin, settings.alpha)
+            numbers = {key: row[key] for key in ("difference", "n_draws", "n_seeds")}
+            rows.append({**where, "primary": primary, **numbers, **tested, "p_adjusted": tested["p_value"]})
+        others = [row for row in rows if not row["primary"]]
+        for row, p in zip(others, holm(np.array([row["p_value"] for row in others])), strict=True):
+            row |= {"p_adjusted": float(p), "shown": bool(p <= settings.alpha / 2)}
+        self.non_inferiority = sorted(rows, key=lambda row: not row["primary"])
+
+
+def _worse(*flags: str) -> str:
+    return next((flag for flag in ("suppressed", "few") if flag in flags), "")
 
 
 def _run_weights(draws: Array) -> Array:

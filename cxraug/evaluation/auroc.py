@@ -32,7 +32,7 @@ def auroc(scores: Array, order: Array, y: Array, cell: Array, patients: Patients
     parts = np.zeros(scores.shape)
     for run, (score, rows) in enumerate(zip(scores, order, strict=True)):
         rows = rows[known[rows]]
-        below, above = _placements(score[rows], positive[rows])
+        below, above = placements(score[rows], positive[rows])
         is_positive = positive[rows]
         m = int(is_positive.sum())
         n = len(rows) - m
@@ -43,12 +43,13 @@ def auroc(scores: Array, order: Array, y: Array, cell: Array, patients: Patients
     return measured(value, patients.sum(parts), np.full(len(scores), min(count10, count01)))
 
 
-def _placements(score: Array, positive: Array) -> tuple[Array, Array]:
-    """For sorted scores: negatives below and positives above each row, ties counted one half."""
+def placements(score: Array, positive: Array, weight: Array | None = None) -> tuple[Array, Array]:
+    """For sorted scores: (the weight of) negatives below and positives above each row, ties counted one half."""
     first = np.concatenate(([0], np.flatnonzero(score[1:] != score[:-1]) + 1))
     sizes = np.diff(np.append(first, len(score)))
-    positives = np.add.reduceat(positive.astype(float), first)
-    negatives = sizes - positives
+    weight = np.ones(len(score)) if weight is None else weight
+    positives = np.add.reduceat(positive * weight, first)
+    negatives = np.add.reduceat(~positive * weight, first)
     below = np.cumsum(negatives) - negatives / 2
     above = positives.sum() - np.cumsum(positives) + positives / 2
     return np.repeat(below, sizes), np.repeat(above, sizes)

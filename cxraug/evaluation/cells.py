@@ -9,6 +9,7 @@ import numpy as np
 from cxraug.evaluation.auprc import auprc, bootstrap_auprc
 from cxraug.evaluation.auroc import auroc
 from cxraug.evaluation.calibration import brier, calibration_slope
+from cxraug.evaluation.ece import squared_ece
 from cxraug.evaluation.measured import Array, Measured, Patients
 from cxraug.evaluation.metrics import ANY_FINDING, METRICS, NO_FINDING, base_metric
 from cxraug.evaluation.predictions import Predictions
@@ -20,6 +21,7 @@ from cxraug.evaluation.rates import (
     true_positive_rate,
 )
 
+CALIBRATION = {"brier": brier, "ece": squared_ece, "calibration_slope": calibration_slope}
 DERIVED = ("underdiagnosis", "overdiagnosis")
 
 
@@ -102,9 +104,9 @@ def measure(subject: Subject, metric: str, cell: Array, patients: Patients) -> M
         assert subject.scores is not None
         assert subject.order is not None
         return (auroc if metric == "auroc" else auprc)(subject.scores, subject.order, y, cell, patients)
-    if metric in ("brier", "calibration_slope"):
+    if metric in CALIBRATION:
         assert subject.calibrated is not None
-        return (brier if metric == "brier" else calibration_slope)(subject.calibrated, y, cell, patients)
+        return CALIBRATION[metric](subject.calibrated, y, cell, patients)
     assert subject.decision is not None
     if metric == "fnr":
         return true_positive_rate(subject.decision, y, cell, patients).complement()
@@ -118,23 +120,37 @@ def measure(subject: Subject, metric: str, cell: Array, patients: Patients) -> M
     return function(subject.decision, y, cell, patients)
 
 
-def support(subject: Subject, metric: str, cell: Array, patients: Patients, *, min_cell: int, few: int) -> Support:
+def support(
+    subject: Subject,
+    metric: str,
+    cell: Array,
+    patients: Patients,
+    *,
+    min_cell: int,
+    few: int,
+    weight: Array | None = None,
+) -> Support:
     """Count what ``metric`` needs in ``cell`` (rule 8 of the evidence rules).
 
     Suppressed below ``min_cell`` images or patients of what is needed (and always where it is undefined); flagged
     ``few`` below ``few``. For PPV and NPV the run that calls (clears) the fewest counts.
+    With ``weight`` (n,) images and patients are Kish's effective numbers.
     """
     known = cell & ~np.isnan(subject.y)
+    if weight is not None:
+        known &= weight > 0
     positive, negative = known & (subject.y == 1), known & (subject.y == 0)
     n_pos = int(positive.sum())
     needs = METRICS[base_metric(metric, subject.name)].needs
     if needs in ("called", "cleared"):
         assert subject.decision is not None
-        enough = min(_smaller(known & (run if needs == "called" else ~run), patients) for run in subject.decision)
+        enough = min(
+            _smaller(known & (run if needs == "called" else ~run), patients, weight) for run in subject.decision
+        )
     elif needs == "both":
-        enough = min(_smaller(positive, patients), _smaller(negative, patients))
+        enough = min(_smaller(positive, patients, weight), _smaller(negative, patients, weight))
     else:
-        enough = _smaller({"positive": positive, "negative": negative, "any": known}[needs], patients)
+        enough = _smaller({"positive": positive, "negative": negative, "any": known}[needs], patients, weight)
     undefined = enough < 1 or (metric in ("auroc", "auprc") and n_pos in (0, int(known.sum())))
     flag = "suppressed" if undefined or enough < min_cell else "few" if enough < few else ""
     return Support(int(known.sum()), n_pos, patients.count(known), enough, flag)
@@ -152,6 +168,18 @@ def bootstrap_variance(
     return float(np.nanvar(total, ddof=1))
 
 
-def _smaller(mask: Array, patients: Patients) -> int:
+def effective(mask: Array, weight: Array, patients: Patients) -> tuple[float, float]:
+    """Kish's effective number ``(sum w)^2 / sum w^2`` of images and of patients in ``mask`` (n,)."""
+    inside = np.where(mask, weight, 0.0)
+    numbers = []
+    for one in (inside, patients.sum(inside)):
+        square = float(one @ one)
+        numbers.append(float(one.sum()) ** 2 / square if square > 0 else 0.0)
+    return numbers[0], numbers[1]
+
+
+def _smaller(mask: Array, patients: Patients, weight: Array | None) -> int:
+    if weight is not None:
+        return int(min(effective(mask, weight, patients)) + 1e-9)
     images = int(mask.sum())
     return min(images, patients.count(mask)) if images else 0

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from cxraug.evaluation.measured import Array
+from cxraug.evaluation.metrics import METRICS
+from cxraug.evaluation.uncertainty import Estimate
 
 
 def shared_runs(runs: pd.DataFrame, baseline: str, arm: str) -> tuple[Array, Array]:
@@ -28,3 +33,24 @@ def holm(p_values: Array) -> Array:
         running = max(running, min(1.0, float(p_values[index]) * (len(order) - rank)))
         adjusted[index] = running
     return adjusted
+
+
+def non_inferiority(estimate: Estimate, metric: str, margin: float, alpha: float) -> dict[str, Any]:
+    """One-sided t test of "the arm is worse than the baseline by the margin or more".
+
+    Parameters
+    ----------
+    estimate : of arm minus baseline. margin : > 0, in units of the metric. alpha : two-sided level of the printed
+        interval; the test is at ``alpha / 2``, so that it agrees with that interval's end (ICH E9, 3.3.2).
+
+    Returns
+    -------
+    ``margin, bound`` (the interval's end on the bad side: a lower bound of the difference where higher is better, an
+    upper one otherwise)``, p_value, shown`` (p <= alpha / 2). "Not shown" is no evidence of inferiority.
+    """
+    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
+    room = sign * estimate.value + margin
+    error = float(np.sqrt(estimate.variance))
+    p_value = float(special.stdtr(estimate.df, -room / error)) if error > 0 else float(room <= 0)
+    bound = estimate.value - sign * estimate.margin(alpha)
+    return {"margin": margin, "bound": bound, "p_value": p_value, "shown": p_value <= alpha / 2}

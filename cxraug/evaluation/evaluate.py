@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,13 @@ from cxraug.evaluation.assembly import CELLS, COMPARISON, GAPS, Assembly, levels
 from cxraug.evaluation.calibration import fit_recalibration, recalibration_method
 from cxraug.evaluation.cells import subjects_of
 from cxraug.evaluation.endpoint import Endpoint
+from cxraug.evaluation.extremes import EXTREMES
 from cxraug.evaluation.groups import AGE_BINS, age_band_names
 from cxraug.evaluation.measured import Array
 from cxraug.evaluation.metrics import METRICS
 from cxraug.evaluation.predictions import Predictions
 from cxraug.evaluation.thresholds import parse_rule, read_thresholds, thresholds_from_validation
+from cxraug.evaluation.worst import worst_levels
 from cxraug.storage import atomic, read_json, write_json
 
 METHODS = [
@@ -30,15 +32,28 @@ METHODS = [
     "quantiles with Satterthwaite degrees of freedom from their fourth moments, at most the patients that count - 1.",
     "Rates: Wilson with effective n = v(1-v)/variance. AUROC, AUPRC, F1, Brier: logit scale. At 0, 1 or without any "
     "variance: Wilson with the number of patients.",
+    "ECE: root mean square difference between frequency and recalibrated probability over at most 15 bins of equal "
+    "mass, its square debiased by the clustered variance of the bins (Kumar et al. 2019); interval from the squared "
+    "error, cut at 0. Gaps and comparisons test the squared errors, each unbiased at its own n, and are printed over "
+    "the sum of the two errors, which is their difference.",
     "AUPRC over all runs: variance from a patient bootstrap (multinomial weights); single runs and comparisons: "
     "influence values.",
     "Several draws or seeds: variance of the draw means over draws plus the clustered variance of the mean, what both "
     "hold counted once, Satterthwaite degrees of freedom.",
     "Gaps: limits recovered from those of the two sides (Newcombe 1998, Zou & Donner 2008), simultaneous through one "
-    "studentised max-T per metric and grouping; p_value is the unadjusted one. Gaps of AUPRC, PPV, NPV, F1, Brier and "
-    "calibration slope are left out: they depend on prevalence or case mix.",
+    "studentised max-T per metric and grouping; p_value is the unadjusted one. Raw gaps of AUPRC, PPV, NPV, F1, Brier "
+    "and calibration slope are left out: they depend on prevalence or case mix.",
+    "Matched gaps: overlap weights (Li, Morgan & Zaslavsky 2018) give level and reference one mix: `population` of the "
+    "other covariates (sex, age band, view; not of findings, which are what is judged), `prevalence` of the label, "
+    "which makes AUPRC, PPV, NPV, F1 and Brier comparable. Weights count as estimated; Kish's effective number of "
+    "images and patients decides what is suppressed or flagged; each kind is a family of its own.",
     "Comparisons: Holm within a family (metric and grouping); their intervals are marginal. The primary endpoint is a "
     "family of its own.",
+    "max_min (its level names the metric) and equalised_odds (the larger of the TPR and FPR ranges) are biased "
+    "upwards: `method` gives the mean and the 95 % quantile that levels with equal values would give (4,000 draws with "
+    "the levels' errors and their correlation) and the p value; they have no interval and no correction.",
+    "Non-inferiority: one-sided t test of a comparison against the margin at alpha / 2, which agrees with the end of "
+    "the printed interval; Holm over the tested comparisons, the primary endpoint by itself.",
     "Macro means run over the findings (No Finding aside) that no level of the grouping suppresses.",
 ]
 
@@ -53,7 +68,12 @@ class EvaluationSettings(BaseModel):
     alpha : two-sided level; intervals are ``1 - alpha``. threshold_rule : youden, f1, sensitivity=s or fpr=f.
     reference : reference level per group; a group that is not named compares with the rest of the set.
     primary : the endpoint named in advance. comparisons : (control, arm) pairs; None = every other arm against each of
-        ``controls``. seed : of the bootstraps. bootstrap : patient-bootstrap replicates (0: influence values instead).
+        ``controls``.
+    matched : gaps to add at matched ``population`` (AUROC, rates) and ``prevalence`` (AUPRC, PPV, NPV, F1, Brier).
+    match_on : what the population is matched on: those of them that are columns and not part of the group.
+    non_inferiority : margin (metric units) against which comparisons of AUROC on the whole set and of the primary
+        endpoint are tested one-sided; the primary endpoint's own margin goes first.
+    seed : of the bootstraps. bootstrap : patient-bootstrap replicates (0: influence values instead).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -65,19 +85,23 @@ class EvaluationSettings(BaseModel):
     alpha: float = Field(default=0.05, gt=0, lt=1)
     threshold_rule: str = "youden"
     reference: dict[str, str] = Field(default_factory=dict)
-    metrics: tuple[str, ...] = tuple(METRICS)
+    metrics: tuple[str, ...] = (*METRICS, *EXTREMES)
     primary: Endpoint | None = None
     comparisons: list[tuple[str, str]] | None = None
     controls: tuple[str, ...] = ()
+    non_inferiority: float | None = Field(default=None, gt=0)
+    matched: tuple[Literal["population", "prevalence"], ...] = ("population", "prevalence")
+    match_on: tuple[str, ...] = ("sex", "age", "view")
     seed: int = Field(default=0, ge=0)
     bootstrap: int = Field(default=1000, ge=0)
 
     @field_validator("metrics")
     @classmethod
     def _metrics_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [name for name in value if name not in METRICS]
+        known = (*METRICS, *EXTREMES)
+        unknown = [name for name in value if name not in known]
         if unknown or not value:
-            raise ValueError(f"unknown metric {', '.join(unknown) or '(none)'}; known are {', '.join(METRICS)}")
+            raise ValueError(f"unknown metric {', '.join(unknown) or '(none)'}; known are {', '.join(known)}")
         return tuple(dict.fromkeys(value))
 
     @field_validator("threshold_rule")
@@ -167,6 +191,11 @@ def evaluate(
         "threshold_source": source,
         "thresholds": _threshold_records(predictions, cuts),
         "recalibration": methods,
+        "matching": assembly.matching,
+        "extremes": assembly.extremes,
+        "worst_levels": worst_levels(cells),
+        "macro_weighted_by_positives": assembly.weighted_macro,
+        "non_inferiority": assembly.non_inferiority,
         "methods": METHODS,
         "notes": [*predictions.notes, *notes, *assembly.notes],
     }

@@ -61,6 +61,10 @@ class Measured:
         """The runs at positions ``runs``."""
         return Measured(self.value[runs], self.influence[runs], self.floor[runs], self.df[runs])
 
+    def scaled(self, factor: float) -> Measured:
+        """``factor * value``."""
+        return Measured(self.value * factor, self.influence * factor, self.floor * factor**2, self.df)
+
     def complement(self) -> Measured:
         """``1 - value``: FNR from TPR."""
         return Measured(1 - self.value, -self.influence, self.floor, self.df)
@@ -112,13 +116,15 @@ def measured(value: Array, influence: Array, patients: Array) -> Measured:
     return Measured(value, influence, floor, df)
 
 
-def mean_of(parts: list[Measured]) -> Measured:
-    """The plain mean of several metrics on the same runs and patients (a macro mean)."""
-    k = len(parts)
-    floor = np.square(np.sum([np.sqrt(part.floor) for part in parts], axis=0)) / k**2
-    return Measured(
-        np.mean([part.value for part in parts], axis=0),
-        np.mean([part.influence for part in parts], axis=0),
-        floor,
-        np.min([part.df for part in parts], axis=0),
-    )
+def mean_of(parts: list[Measured], weights: Array | None = None) -> Measured:
+    """The mean of several metrics on the same runs and patients (a macro mean), plain or with fixed ``weights``."""
+    floors = [np.sqrt(part.floor) for part in parts]
+    if weights is None:
+        floor = np.square(np.sum(floors, axis=0)) / len(parts) ** 2
+        value, influence = (np.mean([getattr(part, name) for part in parts], axis=0) for name in ("value", "influence"))
+    else:
+        share = weights / weights.sum()
+        floor = np.square(share @ np.array(floors))
+        value = share @ np.array([part.value for part in parts])
+        influence = np.tensordot(share, np.array([part.influence for part in parts]), axes=1)
+    return Measured(value, influence, floor, np.min([part.df for part in parts], axis=0))

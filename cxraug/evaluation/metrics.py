@@ -14,33 +14,36 @@ class Metric:
 
     ``needs``: of what a cell must hold enough (images and patients) to show it; ``scale`` of its interval;
     ``threshold``: it needs an operating threshold; ``gap``: comparable between groups of different prevalence;
-    ``higher_is_better``.
+    ``higher_is_better``; ``matched``: at what equal mix of both sides its gaps are given, too or only. Scale ``root``:
+    measured as a squared error, shown as its root.
     """
 
     name: str
     label: str
     needs: Need
-    scale: Literal["logit", "wilson", "linear"]
+    scale: Literal["logit", "wilson", "linear", "root"]
     threshold: bool
     gap: bool
     higher_is_better: bool
+    matched: Literal["population", "prevalence", ""] = ""
 
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("auroc", "AUROC", "both", "logit", False, True, True),
-        Metric("auprc", "AUPRC", "positive", "logit", False, False, True),
-        Metric("tpr", "TPR", "positive", "wilson", True, True, True),
-        Metric("fpr", "FPR", "negative", "wilson", True, True, False),
-        Metric("fnr", "FNR", "positive", "wilson", True, True, False),
-        Metric("ppv", "PPV", "called", "wilson", True, False, True),
-        Metric("npv", "NPV", "cleared", "wilson", True, False, True),
-        Metric("f1", "F1", "positive", "logit", True, False, True),
-        Metric("brier", "Brier score", "any", "logit", False, False, False),
+        Metric("auroc", "AUROC", "both", "logit", False, True, True, "population"),
+        Metric("auprc", "AUPRC", "positive", "logit", False, False, True, "prevalence"),
+        Metric("tpr", "TPR", "positive", "wilson", True, True, True, "population"),
+        Metric("fpr", "FPR", "negative", "wilson", True, True, False, "population"),
+        Metric("fnr", "FNR", "positive", "wilson", True, True, False, "population"),
+        Metric("ppv", "PPV", "called", "wilson", True, False, True, "prevalence"),
+        Metric("npv", "NPV", "cleared", "wilson", True, False, True, "prevalence"),
+        Metric("f1", "F1", "positive", "logit", True, False, True, "prevalence"),
+        Metric("brier", "Brier score", "any", "logit", False, False, False, "prevalence"),
+        Metric("ece", "ECE", "both", "root", False, True, False),
         Metric("calibration_slope", "calibration slope", "both", "linear", False, False, True),
-        Metric("underdiagnosis", "underdiagnosis", "any", "wilson", True, True, False),
-        Metric("overdiagnosis", "overdiagnosis", "any", "wilson", True, True, False),
+        Metric("underdiagnosis", "underdiagnosis", "any", "wilson", True, True, False, "population"),
+        Metric("overdiagnosis", "overdiagnosis", "any", "wilson", True, True, False, "population"),
     )
 }
 NO_FINDING = "No Finding"

@@ -97,12 +97,12 @@ def bounds(value: Array, variance: Array, patients: Array, scale: str, quantile:
     """Lower and upper limit at ``quantile`` standard errors (arrays of one shape).
 
     ``wilson``: Wilson's with effective n ``v (1 - v) / variance`` (n over the design effect); ``logit``: symmetric on
-    the logit scale, back-transformed; ``linear``. The stated rule at a value of 0 or 1: Wilson with n = independent
-    ``patients``.
+    the logit scale, back-transformed; ``linear``; ``root``: linear for a squared error, then the root, cut at 0. The
+    stated rule at a value of 0 or 1: Wilson with n = independent ``patients``.
     """
-    if scale == "linear":
+    if scale in ("linear", "root"):
         half = quantile * np.sqrt(variance)
-        return value - half, value + half
+        return shown(value - half, scale), shown(value + half, scale)
     inside = (value > 0) & (value < 1) & (variance > 0)
     room = np.where(inside, value * (1 - value), 0.25)
     n = np.where(inside, room / np.where(inside, variance, 1), patients)
@@ -115,6 +115,11 @@ def bounds(value: Array, variance: Array, patients: Array, scale: str, quantile:
         np.where(inside, special.expit(centre - half), low),
         np.where(inside, special.expit(centre + half), high),
     )
+
+
+def shown(value: Array, scale: str) -> Array:
+    """What is printed of ``value``: the root of a squared error that is not negative, anything else as it is."""
+    return np.sqrt(np.maximum(value, 0)) if scale == "root" else value
 
 
 def wilson(value: Array, n: Array, z: Array | float) -> tuple[Array, Array]:

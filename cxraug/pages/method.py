@@ -36,6 +36,17 @@ NOTES: tuple[tuple[str, str], ...] = (
         "(1993).",
     ),
     (
+        "Matched gaps",
+        "“population”: level and reference weighted to the same mix of the other covariates; “prevalence”: to the same "
+        "share of positives. Overlap weights leave out what only one side has. Li, Morgan and Zaslavsky, JASA 113 "
+        "(2018) 390.",
+    ),
+    (
+        "ECE",
+        "Root mean square difference between frequency and probability over at most 15 bins of equal mass, debiased, "
+        "so that a small group does not look worse for being small. Kumar, Liang and Ma, NeurIPS 32 (2019).",
+    ),
+    (
         "Smallest detectable difference",
         "What would have been found in four of five repetitions (80 % power) at the adjusted level. If it exceeds "
         "the room that the learning curve leaves, the verdict is “inconclusive”, not “no effect”.",

@@ -31,6 +31,10 @@ from cxraug.pages.verdict import higher_is_better, label
 MAX_TABLE = 300  # rows of a table
 MAX_ROWS = 40  # of a plot; what goes beyond stays in the table
 RATES = ("auroc", "tpr", "fpr")
+WORST = (
+    "The worst of several levels is picked by its noise too: its value is biased towards the bad side, and the "
+    "interval is that of a level chosen in advance."
+)
 
 
 def comparison_section(run: RunFolder) -> Markup:
@@ -65,6 +69,7 @@ def comparison_section(run: RunFolder) -> Markup:
             f"Other findings, {name}; exploratory.",
         )
         parts.append(fold(f"Other findings ({others['finding'].nunique()})", plots, _more(others)))
+    parts.append(_non_inferiority_part(run))
     shown = rows[rows["metric"].isin({metric, *RATES}) & rows["group"].isin({"all", where[0]})]
     parts.append(
         fold("Table of comparisons", _comparison_table(_capped(shown)), _left_out(shown, rows, "comparison.csv"))
@@ -133,6 +138,8 @@ def groups_section(run: RunFolder) -> Markup:
         )
     parts.append(_gap_part(run))
     parts.append(_rate_part(run))
+    parts.append(_extreme_part(run))
+    parts.append(_worst_part(run))
     return section(
         "groups",
         "For whom: groups and gaps",
@@ -361,6 +368,110 @@ def _gap_table(rows: pd.DataFrame) -> Markup:
         }
     )
     return table(frame, caption="Signed gaps", formats={"p adjusted": _p_text, "detectable": ".3f"})
+
+
+def _extreme_part(run: RunFolder) -> Markup:
+    """Largest differences over levels, each beside what chance gives."""
+    rows = pd.DataFrame(run.evaluation.get("extremes") or [])
+    if rows.empty:
+        return Markup("")
+    arms = _shown_arms(run, rows)
+    rows = _ordered(rows[rows["arm"].isin(arms)], _findings(run, rows))
+    what = [
+        "equalised odds" if r["metric"] == "equalised_odds" else f"max − min of {label(r['of'])}"
+        for r in rows.to_dict("records")
+    ]
+    frame = pd.DataFrame(
+        {
+            "arm": rows["arm"],
+            "finding": rows["finding"],
+            "group": rows["group"],
+            "what": what,
+            "levels": rows["levels"].map(len),
+            "value": rows["value"],
+            "mean with no gap": rows["null_mean"],
+            "95 % with no gap": rows["null_q95"],
+            "p": rows["p_value"],
+        }
+    )
+    decimals: dict[str, Format] = {
+        "value": ".3f", "mean with no gap": ".3f", "95 % with no gap": ".3f", "p": _p_text, "levels": ",d",
+    }  # fmt: skip
+    told = note(
+        "The largest difference of several levels is above 0 even where no group differs. Read a value against the two "
+        "columns beside it, which say what levels with equal values would give; p values are not corrected."
+    )
+    return fold(
+        "Largest differences over levels",
+        told,
+        table(_capped(frame), caption="Max − min and equalised odds", formats=decimals),
+        _left_out(frame, frame, "evaluation.json"),
+    )
+
+
+def _worst_part(run: RunFolder) -> Markup:
+    """The worst level per grouping and metric, and macro means weighted by positives."""
+    parts: list[str | Markup] = []
+    worst = pd.DataFrame(run.evaluation.get("worst_levels") or [])
+    if len(worst):
+        worst = worst[worst["arm"].isin(_shown_arms(run, worst)) & worst["metric"].isin([*RATES, "ece"])]
+    if len(worst):
+        worst = _ordered(worst, _findings(run, worst))
+        records = worst.to_dict("records")
+        frame = pd.DataFrame(
+            {
+                "arm": worst["arm"],
+                "finding": [_finding(r) for r in records],
+                "level": [_where(r) for r in records],
+                "metric": [label(r["metric"]) for r in records],
+                "value [95 %]": [_value_cell(run, r, "value") for r in records],
+            }
+        )
+        parts.append(fold("Worst levels", note(WORST), table(_capped(frame), caption="Worst level per grouping")))
+    macro = pd.DataFrame(run.evaluation.get("macro_weighted_by_positives") or [])
+    if len(macro):
+        macro = macro[macro["arm"].isin(_shown_arms(run, macro))]
+        records = macro.to_dict("records")
+        frame = pd.DataFrame(
+            {
+                "arm": macro["arm"],
+                "level": [_where(r) for r in records],
+                "metric": [label(r["metric"]) for r in records],
+                "findings": macro["findings"],
+                "mean [95 %]": [Cell(interval(r["value"], r["ci_low"], r["ci_high"]), r["value"]) for r in records],
+            }
+        )
+        title = "Macro means weighted by positives"
+        parts.append(fold(title, table(_capped(frame), caption=title), _left_out(frame, frame, "evaluation.json")))
+    return blocks(parts)
+
+
+def _non_inferiority_part(run: RunFolder) -> Markup:
+    """One-sided tests against the margin."""
+    rows = pd.DataFrame(run.evaluation.get("non_inferiority") or [])
+    if rows.empty:
+        return Markup("")
+    records = rows.to_dict("records")
+    frame = pd.DataFrame(
+        {
+            "arm": rows["arm"],
+            "control": rows["baseline"],
+            "finding": [_finding(r) for r in records],
+            "metric": [label(r["metric"]) for r in records],
+            "difference": rows["difference"],
+            "bound": rows["bound"],
+            "margin": rows["margin"],
+            "p adjusted": rows["p_adjusted"],
+            "non-inferior": ["yes" if r["shown"] else "not shown" for r in records],
+        }
+    )
+    decimals: dict[str, Format] = {"difference": "+.3f", "bound": "+.3f", "margin": "g", "p adjusted": _p_text}
+    told = note(
+        "Non-inferior: worse than the control by less than the margin, by a one-sided test at half the two-sided "
+        "level; the bound is that end of the 95 % interval. “Not shown” is no evidence of harm. All but the primary "
+        "endpoint are corrected by Holm."
+    )
+    return blocks([heading("Non-inferiority"), table(frame, caption="Against the margin", formats=decimals), told])
 
 
 def _rate_part(run: RunFolder) -> Markup:

@@ -75,3 +75,14 @@ def test_bad_options_are_one_line(app, files, arguments, message):
     assert isinstance(found.exception, InputError)
     assert message in str(found.exception)
     assert "\n" not in str(found.exception)
+
+
+def test_non_inferiority_is_printed_and_kept(app, files, tmp_path):
+    arguments = (f"old:{files[0]}", f"new:{files[1]}", "--metrics", "auroc", "--non-inferiority", "0.02")
+    found = run(app, *arguments, "--out", str(tmp_path / "out"))
+    assert "new - old, A auroc: non-inferior at the margin 0.02" in found.output
+    value = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [row["finding"] for row in value["non_inferiority"]] == ["A", "B", "macro"]
+    assert "Non-inferiority" in (tmp_path / "out" / "report.html").read_text()
+    alone = run(app, files[0], "--non-inferiority", "0.02")
+    assert "compares arms" in str(alone.exception)
