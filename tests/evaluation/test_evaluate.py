@@ -235,7 +235,9 @@ def nih():
     predictions = read_predictions([SHARED / f"nih_seed{seed}.csv.gz" for seed in SEEDS])
     cuts = [SHARED / f"nih_seed{seed}_thresholds.csv" for seed in SEEDS]
     wanted = ("auroc", "fpr", "fnr", "underdiagnosis", "overdiagnosis")
-    return evaluate(predictions, settings(groups=("sex", "age", "sex*age"), min_cell=0, metrics=wanted, matched=()), cuts)
+    return evaluate(
+        predictions, settings(groups=("sex", "age", "sex*age"), min_cell=0, metrics=wanted, matched=()), cuts
+    )
 
 
 def markdown_tables(text):
