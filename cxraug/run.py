@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from cxraug import __version__
 from cxraug.errors import InputError
@@ -311,7 +312,7 @@ def _refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
     if not path.is_file():
         return
     old = read_json(path)
-    changed = _first_difference(old.get("recipe"), settings["recipe"])
+    changed = _first_difference(_with_defaults(old.get("recipe")), settings["recipe"])
     for key in settings:
         if changed is None and key != "recipe" and old.get(key) != plain(settings[key]):
             changed = f"the content of a file ({key})"
@@ -321,6 +322,14 @@ def _refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
             file=folder,
             expected="the same recipe, another --out, or --fresh to start over",
         )
+
+
+def _with_defaults(recipe: Any) -> Any:
+    """A saved recipe with the defaults of settings that did not exist when it was saved: it never asked otherwise."""
+    try:
+        return Recipe.model_validate(recipe).model_dump(mode="json")
+    except ValidationError:
+        return recipe
 
 
 def _save_settings(folder: Path, settings: dict[str, Any], source: Path) -> None:

@@ -174,6 +174,20 @@ def test_another_recipe_on_an_old_folder_is_refused_by_key(finished: Path) -> No
         run_recipe(finished / "tiny.yaml", finished / "out", overrides=["train.steps=7"])
 
 
+def test_a_setting_that_is_newer_than_the_run_takes_its_default(finished: Path) -> None:
+    path = finished / "out" / "settings.json"
+    saved = path.read_text()
+    older = json.loads(saved)
+    del older["recipe"]["arms"]["pretrain_share"]
+    path.write_text(json.dumps(older))
+    try:
+        assert run_recipe(finished / "tiny.yaml", finished / "out", until="audit") is None
+        with pytest.raises(InputError, match=r"another recipe: arms.pretrain_share differs"):
+            run_recipe(finished / "tiny.yaml", finished / "out", overrides=["arms.pretrain_share=0.3"])
+    finally:
+        path.write_text(saved)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
