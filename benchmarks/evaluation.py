@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +43,10 @@ MIN_CELL = 10
 
 def nih(rows: int, seed: int = 0) -> pd.DataFrame:
     """A predictions table of about ``rows`` test rows: real patients and labels, simulated scores."""
-    import torchxrayvision
-
-    path = Path(torchxrayvision.__file__).parent / "data" / "Data_Entry_2017_v2020.csv.gz"
+    package = find_spec("torchxrayvision")  # not imported: it would load torch into the peak memory
+    assert package is not None
+    assert package.origin is not None
+    path = Path(package.origin).parent / "data" / "Data_Entry_2017_v2020.csv.gz"
     table = pd.read_csv(path)
     copies = [
         table.assign(**{"Patient ID": table["Patient ID"].astype("str") + f"-{k}",
