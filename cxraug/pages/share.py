@@ -176,7 +176,9 @@ def _write_sheet(part: SetFolder, run: RunFolder, path: Path) -> bool:
     rows = part.rows[part.rows["gate"] == "accept"] if "gate" in part.rows else part.rows
     refuse_real(rows, part.folder / "manifest.parquet")
     groups = [g for g in run.setting("evaluate", "groups", default=[]) or [] if "*" not in g and g != "source"]
-    findings = run.setting("data", "findings") or sorted({f for text in rows["labels"] for f in str(text).split("|")})
+    findings = run.setting("data", "findings") or sorted(
+        {f for text in rows["labels"] for f in str(text).split("|") if f[:1] not in ("-", "?")}
+    )
     strips = [
         (finding if level == "all" else f"{finding}, {level}", strip)
         for finding, levels in choose(rows, findings, groups, per_cell=PER_CELL)
