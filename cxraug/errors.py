@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class CxraugError(Exception):
@@ -53,6 +57,12 @@ class WorkError(CxraugError):
 
 class HiddenDataError(InputError):
     """A core, gate or initial weight has seen rows that it must not know (rule 2 of the evidence rules)."""
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """The path of the key (empty for the whole) and the message of the first problem that pydantic found."""
+    first = error.errors()[0]
+    return ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
 
 
 def _short(value: object, limit: int = 120) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cxraug.balance.settings import PlanSettings
 from cxraug.classifiers.settings import TrainSettings
 from cxraug.cores.settings import DiffusionSettings
-from cxraug.errors import InputError
+from cxraug.errors import InputError, first_problem
 from cxraug.evaluation.endpoint import Endpoint
 from cxraug.evaluation.evaluate import EvaluationSettings
 from cxraug.gate.settings import GateSettings
@@ -188,9 +188,7 @@ class EvaluateSettings(Strict):
         try:
             return EvaluationSettings(**own, **more)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise ValueError(": ".join(first_problem(error))) from None
 
 
 class Recipe(Strict):

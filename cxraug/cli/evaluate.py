@@ -114,15 +114,14 @@ def _references(pairs: list[str]) -> dict[str, str]:
 def _settings(values: dict[str, Any]) -> EvaluationSettings:
     from pydantic import ValidationError
 
-    from cxraug.errors import InputError
+    from cxraug.errors import InputError, first_problem
     from cxraug.evaluation.evaluate import EvaluationSettings
 
     try:
         return EvaluationSettings(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise InputError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
+        key, message = first_problem(error)
+        raise InputError(f"--{key.split('.')[0].replace('_', '-')}: {message}") from None
 
 
 def _print_json(evaluation: Evaluation, out: Path | None) -> None:

@@ -46,8 +46,10 @@ def register(app: typer.Typer) -> None:
         as_json: bool = typer.Option(False, "--json", help="Print gate.json."),
     ) -> None:
         """Accept or reject every image of a generated set, with reasons; draw rejected prompts again."""
+        from pydantic import ValidationError
+
         from cxraug.cores.registry import open_core
-        from cxraug.errors import InputError
+        from cxraug.errors import InputError, first_problem
         from cxraug.gate.gate import gate_set
         from cxraug.gate.settings import GateSettings
         from cxraug.studies.cache import build_cache
@@ -62,8 +64,10 @@ def register(app: typer.Typer) -> None:
                 model=model, weights=None if weights is None else str(weights),
                 copy_rate=min(0.01, false_reject / 2),
             )  # fmt: skip
-        except ValueError as error:
-            raise InputError(f"bad gate settings: {error}") from None
+        except ValidationError as error:
+            key, message = first_problem(error)
+            option = {"max_redraws": "redraws"}.get(key, key).replace("_", "-")
+            raise InputError(f"--{option}: {message}" if key else message) from None
         folder = out or set_folder / "gate"
         encoding = Encoding(size=size)
         data = read_manifest(real, root=root, label_columns=parse_label_columns(label_columns))

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from cxraug.cli.answer import print_json
-from cxraug.errors import InputError
+from cxraug.errors import InputError, first_problem
 
 
 def register(app: typer.Typer) -> None:
@@ -58,9 +58,8 @@ def phantom(
             label_noise=label_noise,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise InputError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        key, message = first_problem(error)
+        raise InputError(f"{key or 'settings'}: {message}") from None
     manifest = make_cohort(settings, out, workers=workers, fresh=fresh)
     frame = pd.read_parquet(manifest)
     studies = frame.drop_duplicates("study_id")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cxraug.cores.registry import CARD
 from cxraug.cores.settings import DiffusionSettings, GaussianSettings
-from cxraug.errors import InputError
+from cxraug.errors import InputError, first_problem
 from cxraug.studies.images import Encoding
 from cxraug.studies.phantom.cohort import PhantomSettings
 
@@ -105,9 +105,8 @@ def read_core_recipe(path: str | Path) -> CoreRecipe:
     try:
         return CoreRecipe.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise InputError(f"{key}: {first['msg'].removeprefix('Value error, ')}", file=path) from None
+        key, message = first_problem(error)
+        raise InputError(f"{key or 'recipe'}: {message}", file=path) from None
 
 
 def train_core(recipe: CoreRecipe, out: Path) -> Path:

@@ -90,6 +90,8 @@ def test_a_drafted_recipe_names_the_columns(table: Path, tmp_path: Path, option:
     out = tmp_path / "recipe.yaml"
     assert run(["recipe", "new", str(table), "--out", str(out), "--finding", "Edema", "--label-columns", option]) == 0
     assert read_recipe(out).data.label_columns == columns
+    for image in pd.read_csv(table, dtype=str)["image"]:
+        (table.parent / image).touch()  # that they are there is what check looks at
     assert run(["recipe", "check", str(out)]) == 0
 
 

@@ -90,13 +90,14 @@ def test_gate(tmp_path: Path, core: list[ToyCore], capsys: pytest.CaptureFixture
     assert command(*base, "--findings", "Fracture") == 2
     assert "unknown finding" in errors(capsys)[0]
     assert command(*base, "--false-reject", 0.9) == 2
+    assert errors(capsys)[-1].startswith("error: --false-reject: Input should be less than 0.5")
     assert command("gate", out, "--real", tmp_path / "none.csv") == 2
     frame = pd.read_csv(real)
     present = {
         name: frame["labels"].str.split("|").map(lambda parts, name=name: int(name in parts)) for name in FINDINGS
     }
     columns = real.with_name("columns.csv")
-    frame.drop(columns="labels").join(present).to_csv(columns, index=False)
+    frame.drop(columns="labels").assign(**present).to_csv(columns, index=False)
     capsys.readouterr()
     assert command("gate", out, "--real", columns, *TRAIN) == 2
     assert "--label-columns" in errors(capsys)[0]

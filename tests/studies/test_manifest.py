@@ -77,7 +77,10 @@ HEAD = "image,patient_id,sex,age,view,labels,split,boxes,synthetic\n"
         ("image,patient_id\na.png,1\nb.png,\n", ["row 3", "'patient_id'", "found 'nothing'"]),
         ("image,patient_id\na.png,nan\n", ["row 2", "'patient_id'"]),
         ("image,patient_id\n,1\n", ["row 2", "'image'", "blank"]),
-        ("image,patient_id\na.png,1\n/etc/passwd,2\n", ["row 3", "'image'", "found '/etc/passwd'", "data root"]),
+        (
+            "image,patient_id\na.png,1\n/etc/passwd,2\n",
+            ["row 3", "'image'", "found '/etc/passwd'", "data.root (recipe) or --root (command)"],
+        ),
         ("image,patient_id\n../a.png,1\n", ["row 2", "'image'", "leads out", "found '../a.png'"]),
         ("image,patient_id\nx/../../a.png,1\n", ["row 2", "leads out"]),
         ("image,patient_id\nx\\..\\..\\a.png,1\n", ["row 2", "leads out"]),
