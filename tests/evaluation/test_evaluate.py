@@ -125,7 +125,10 @@ def test_gaps_are_level_minus_rest_and_mirror_each_other(result):
     assert (gap["reference"], gap["matched"], gap["family"]) == ("rest", "", "auroc x sex")
     shown = result.gaps.dropna(subset="gap")
     assert ((shown["p_adjusted"] <= 0.05) == ((shown["ci_low"] > 0) | (shown["ci_high"] < 0))).all()
-    assert set(result.gaps["metric"]) == {"auroc", "tpr", "fpr", "fnr", "underdiagnosis", "overdiagnosis"}
+    rates = {"auroc", "tpr", "fpr", "fnr", "underdiagnosis", "overdiagnosis"}
+    metrics = {matched: set(rows["metric"]) for matched, rows in result.gaps.groupby("matched")}
+    only_matched = {"auprc", "ppv", "npv", "f1", "brier"}  # they move with prevalence
+    assert metrics == {"": rates | {"ece"}, "population": rates, "prevalence": only_matched}
 
 
 def test_comparison_pairs_runs_and_puts_the_primary_first(result):
