@@ -33,6 +33,7 @@ def conclude(run: Run) -> dict[str, Any]:
     outside, notes = outside_data(run)
     if recipe.data.limit and not recipe.data.limit_val:
         notes.append("validation was not limited (limit_val: false)")
+    notes += unjudged(run)
     probe = source_probe(run) if recipe.evaluate.source_probe else None
     if probe is not None:
         notes.append(
@@ -147,6 +148,24 @@ def outside_data(run: Run) -> tuple[bool, list[str]]:
             outside = True
             notes.append("the gate's classifier was trained on outside data")
     return outside, notes
+
+
+def unjudged(run: Run) -> list[str]:
+    """Whether the gate could judge the primary finding's label at all: where it abstains, it accepts unchecked."""
+    finding, draws = run.recipe.evaluate.primary.finding, run.recipe.draws
+    if not run.recipe.gate.agreement:
+        return [f"the gate did not check labels (gate.agreement: false): synthetic {finding} is unchecked"]
+    blind = 0
+    for draw in range(draws):
+        gate = read_json(run.draw_folder(draw) / "sets" / "core" / "gate.json")
+        judged = gate["checks"]["agreement"]["findings"].get(finding)
+        blind += judged is not None and judged["present_cutoff"] is None and judged["absent_cutoff"] is None
+    if not blind:
+        return []
+    return [
+        f"the gate could not judge {finding} in {blind} of {draws} draw{'s' if draws > 1 else ''} (its classifier has "
+        "the same few real images and is not above chance): what it accepted there is unchecked for that label"
+    ]
 
 
 def under_represented(run: Run, comparison: pd.DataFrame) -> list[str]:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from cxraug.arm_job import ArmJob, _same_images, _train
+from cxraug.conclusion import unjudged
 from cxraug.errors import HiddenDataError, InputError
 from cxraug.run import Run, run_recipe
 from cxraug.storage import read_json
@@ -172,6 +173,21 @@ def test_an_arm_is_predicted_on_the_device_it_was_trained_on(
 def test_another_recipe_on_an_old_folder_is_refused_by_key(finished: Path) -> None:
     with pytest.raises(InputError, match=r"train\.steps differs"):
         run_recipe(finished / "tiny.yaml", finished / "out", overrides=["train.steps=7"])
+
+
+def test_the_verdict_says_where_the_gate_was_blind(finished: Path) -> None:
+    run = Run.open(finished / "out")
+    blind = 0
+    for path in sorted((finished / "out").glob("draw-*/sets/core/gate.json")):
+        judged = json.loads(path.read_text())["checks"]["agreement"]["findings"]["Effusion"]
+        blind += judged["present_cutoff"] is None and judged["absent_cutoff"] is None
+    notes = unjudged(run)
+    assert [f"in {blind} of {run.recipe.draws} draw" in note for note in notes] == [True] * bool(blind)
+    assert [
+        note for note in json.loads((finished / "out" / "verdict.json").read_text())["notes"] if "judge" in note
+    ] == notes
+    run.recipe.gate.agreement = False
+    assert unjudged(run) == ["the gate did not check labels (gate.agreement: false): synthetic Effusion is unchecked"]
 
 
 def test_a_setting_that_is_newer_than_the_run_takes_its_default(finished: Path) -> None:

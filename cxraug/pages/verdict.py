@@ -157,8 +157,8 @@ def next_steps(verdict: Mapping[str, Any]) -> list[str]:
     elif kind == "worse":
         steps += [
             f"Do not add these images; use {control}.",
-            "Look at the contact sheets and the gate's reasons: which findings look wrong, and which were rejected "
-            "most?",
+            "Find out whether the images carry their labels: a classifier that knows the finding should tell them "
+            "apart (see the gate's AUROC, and the contact sheets).",
             "Try a smaller ratio or a core trained on more images, in a new run.",
         ]
     elif kind == "no effect seen":
