@@ -84,7 +84,7 @@ def _controls(run: RunFolder) -> str:
             lines.append([row["baseline"], "suppressed", "", ""])
             continue
         difference = interval(row["difference"], row["ci_low"], row["ci_high"], "+.3f")
-        lines.append([row["baseline"], difference, number(row["p_adjusted"]), number(row["mde"])])
+        lines.append([row["baseline"], difference, verdict.p_text(row["p_adjusted"]), number(row["mde"])])
     title = f"## {verdict.endpoint(run.verdict)}: {run.verdict.get('arm')} against each control"
     return f"{title}\n\n{_table(['control', 'difference [95 %]', 'p (Holm)', 'smallest detectable'], lines)}"
 
@@ -122,7 +122,11 @@ def _gate(run: RunFolder) -> str:
         if "gate" in part.rows:
             accepted = int((part.rows["gate"] == "accept").sum())
             lines.append([part.draw, part.name, f"{accepted} of {len(part.rows)}"])
-    return f"## What the gate accepted\n\n{_table(['draw', 'set', 'images'], lines)}" if lines else ""
+    if not lines:
+        return ""
+    chosen = [f"{draw.ratio['chosen']:g}" for draw in run.draws if draw.ratio.get("chosen") is not None]
+    told = f"Synthetic images per real one, chosen on validation, by draw: {', '.join(chosen)}." if chosen else ""
+    return f"## What the gate accepted\n\n{_table(['draw', 'set', 'images'], lines)}\n\n{told}".rstrip()
 
 
 def _probe(found: dict[str, Any]) -> str:

@@ -237,7 +237,7 @@ def facts(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("Difference", number(_number(verdict.get("difference")), "+.3f")),
         ("95 % interval", _range(verdict)),
-        ("p value", _p(verdict.get("p_value"))),
+        ("p value", p_text(verdict.get("p_value"))),
         ("Smallest detectable", number(_number(verdict.get("mde")))),
         ("Room", _room(verdict)),
         ("Draws × seeds", f"{count('n_draws')} × {count('n_seeds')}"),
@@ -286,7 +286,7 @@ def print_verdict(verdict: Mapping[str, Any], comparison: pd.DataFrame, *, conso
         shown = row.get("flag") != "suppressed"
         texts = (
             interval(row["difference"], row["ci_low"], row["ci_high"], "+.3f") if shown else "suppressed",
-            _p(row.get("p_adjusted")) if shown else ABSENT,
+            p_text(row.get("p_adjusted")) if shown else ABSENT,
             number(row.get("mde")) if shown else ABSENT,
         )
         grid.add_row(*(Text(_safe(str(t)), style=style) for t in (row["baseline"], *texts)))
@@ -320,7 +320,8 @@ def _room(verdict: Mapping[str, Any]) -> str:
     return interval(value, low, high, "+.3f")
 
 
-def _p(value: Any) -> str:
+def p_text(value: Any) -> str:
+    """A p value in three digits, ``< 0.001`` below that."""
     p = _number(value)
     return ABSENT if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
