@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from cxraug.evaluation.room import Room
 
 
+HARDLY_TOLD = 0.6  # AUROC of the source probe up to which a source is no ready shortcut
+
+
 def conclude(run: Run) -> dict[str, Any]:
     """Evaluate every arm on the test rows and write ``evaluation/`` and ``verdict.json``."""
     from cxraug.evaluation.endpoint import verdict
@@ -36,9 +39,8 @@ def conclude(run: Run) -> dict[str, Any]:
     notes += unjudged(run)
     probe = source_probe(run) if recipe.evaluate.source_probe else None
     if probe is not None:
-        notes.append(
-            f"the source can be told from the image with AUROC {probe['auroc']:.3f}; read findings within one source"
-        )
+        told = f"the source of a test image is told from its pixels with AUROC {probe['auroc']:.3f}"
+        notes.append(told + ("; read findings within one source" if probe["auroc"] > HARDLY_TOLD else " (hardly)"))
     notes += under_represented(run, result.comparison)
     found = verdict(result, recipe.evaluate.primary, room=room(run), outside=outside, notes=notes)
     write_json(run.folder / "verdict.json", {**found, "source_probe": probe})
