@@ -230,6 +230,10 @@ class Recipe(Strict):
             self._refuse_outside_findings("curve.finding", self.curve.finding)
         if self.curve is not None and not any(limit.finding == self.curve.finding for limit in self.data.limit):
             raise ValueError(f"curve.finding {self.curve.finding!r} has no entry in data.limit")
+        if self.train.augment == "strong" and "augmented" in self.arms.use:
+            raise ValueError(
+                "arms.use: with train.augment strong the arm augmented is real again; remove it from arms.use"
+            )
         if self.core.name == "gaussian" and {"gaussian", "mixed"} <= set(self.arms.use):
             raise ValueError(
                 "arms.use: with core.name gaussian the arms gaussian and mixed are the same arm twice; "

@@ -75,6 +75,10 @@ def test_every_run_recipe_of_the_project_is_valid(path: Path) -> None:
         ({"core": {"name": "gaussian", "guidance": 2.0}}, ["core gaussian has no sampler", "remove core.guidance"]),
         ({"core": {"name": "gaussian", "sampler_steps": 5}}, ["core gaussian has no sampler", "core.sampler_steps"]),
         ({"core": {"name": "gaussian"}}, ["gaussian and mixed are the same arm twice", "arms.use without gaussian"]),
+        (
+            {"train": {"augment": "strong"}, "arms": {"use": ["duplicated", "mixed", "augmented"]}},
+            ["augmented is real again"],
+        ),
         ({"curve": {"finding": "Effusion"}}, ["curve.finding", "data.limit"]),
         ({"name": "../x"}, ["name"]),
         ({"evaluate": primary(arm="duplicated", control="mixed")}, ["'mixed'", "no control of 'duplicated'"]),
