@@ -165,8 +165,8 @@ def unjudged(run: Run) -> list[str]:
     if not blind:
         return []
     return [
-        f"the gate could not judge {finding} in {blind} of {draws} draw{'s' if draws > 1 else ''} (its classifier has "
-        "the same few real images and is not above chance): what it accepted there is unchecked for that label"
+        f"the gate could not judge {finding} in {blind} of {draws} draw{'s' if draws > 1 else ''} (trained on "
+        "the same real images, its classifier is not above chance): what it accepted there is unchecked for that label"
     ]
 
 

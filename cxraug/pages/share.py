@@ -44,6 +44,7 @@ def write_share(run: str | Path, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in TABLES:
         table = whole(getattr(found, name))
+        table = table[table["flag"] != "suppressed"] if "flag" in table else table
         with atomic(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
     if not found.curve.empty:
@@ -84,7 +85,9 @@ def _controls(run: RunFolder) -> str:
             lines.append([row["baseline"], "suppressed", "", ""])
             continue
         difference = interval(row["difference"], row["ci_low"], row["ci_high"], "+.3f")
-        lines.append([row["baseline"], difference, verdict.p_text(row["p_adjusted"]), number(row["mde"])])
+        lines.append(
+            [row["baseline"], difference, verdict.p_text(row["p_adjusted"]), verdict.detectable_text(row["mde"])]
+        )
     title = f"## {verdict.endpoint(run.verdict)}: {run.verdict.get('arm')} against each control"
     return f"{title}\n\n{_table(['control', 'difference [95 %]', 'p (Holm)', 'smallest detectable'], lines)}"
 
@@ -147,7 +150,10 @@ def _made(run: RunFolder) -> str:
         lines.append(f"- time: {sum(run.seconds.values()) / 60:.0f} minutes ({stages})")
     versions = run.settings.get("versions", {})
     lines.append(f"- versions: {', '.join(f'{name} {version}' for name, version in versions.items())}")
-    lines.append("- tables here are over all seeds and draws; `recipe.yaml` and `settings.json` hold every setting")
+    lines.append(
+        "- tables here are over all seeds and draws, without the suppressed rows; `recipe.yaml` and "
+        "`settings.json` hold every setting"
+    )
     return "## How it was made\n\n" + "\n".join(lines)
 
 

@@ -287,7 +287,7 @@ def print_verdict(verdict: Mapping[str, Any], comparison: pd.DataFrame, *, conso
         texts = (
             interval(row["difference"], row["ci_low"], row["ci_high"], "+.3f") if shown else "suppressed",
             p_text(row.get("p_adjusted")) if shown else ABSENT,
-            number(row.get("mde")) if shown else ABSENT,
+            detectable_text(row.get("mde")) if shown else ABSENT,
         )
         grid.add_row(*(Text(_safe(str(t)), style=style) for t in (row["baseline"], *texts)))
     console.print(grid)
@@ -324,6 +324,12 @@ def p_text(value: Any) -> str:
     """A p value in three digits, ``< 0.001`` below that."""
     p = _number(value)
     return ABSENT if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def detectable_text(mde: Any) -> str:
+    """The smallest detectable difference; ``none`` above 1, where a metric between 0 and 1 leaves nothing to detect."""
+    value = _number(mde)
+    return "none" if value is not None and value > 1 else number(value)
 
 
 def _number(value: Any) -> float | None:
