@@ -82,7 +82,10 @@ def test_no_process_outlives_its_parent(tmp_path, how):
     folder = tmp_path / "pids"
     folder.mkdir()
     script.write_text(SLEEPERS.format(here=str(HERE), folder=str(folder)))
-    parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL, start_new_session=True)
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stderr=subprocess.DEVNULL, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell hands down "ignored"
+    )  # fmt: skip
     try:
         assert until(lambda: len(list(folder.iterdir())) == 2)
         pids = [int(path.name) for path in folder.iterdir()]

@@ -24,7 +24,7 @@ def test_makes_a_cohort(tmp_path):
         "--odds", "Mass:sex=F=0.5", "--severity", "Mass:age>=60=0.5", "--workers", 1, "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    summary = json.loads(result.stdout.strip().splitlines()[-1])
+    summary = json.loads(result.stdout)
     assert summary["images"] == 12
     assert summary["studies"] == 6
     assert summary["positives"]["Mass"] >= 4
