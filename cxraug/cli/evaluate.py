@@ -59,15 +59,22 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstraps.")] = 0,
     logits: Annotated[bool, typer.Option("--logits", help="The p_ columns hold logits.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse files with different test images (default: those in all of them).")
+    ] = False,
+    with_train: Annotated[
+        bool, typer.Option("--with-train", help="Judge rows of the training split too, as if they were test rows.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Metrics per finding and group with patient-clustered intervals, gaps between groups, comparisons of arms."""
     from cxraug.errors import InputError
     from cxraug.evaluation.evaluate import evaluate as run
     from cxraug.evaluation.evaluate import write_evaluation
-    from cxraug.evaluation.predictions import read_predictions
+    from cxraug.evaluation.predictions import read_predictions, refuse_one_class
 
-    read = read_predictions(predictions, logits=logits)
+    read = read_predictions(predictions, logits=logits, strict=strict, with_train=with_train)
+    refuse_one_class(read)
     named = _list(controls) or (read.arms[:1] if len(read.arms) > 1 else [])
     values = {
         "groups": _list(groups), "age_bins": _numbers(age_bins), "min_cell": min_cell, "few": few, "alpha": alpha,

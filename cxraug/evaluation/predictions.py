@@ -28,10 +28,11 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Scored:
-    """Labels ``y`` (F, n: 1, 0, NaN) and probabilities ``p`` (F, n) of one run's rows."""
+    """Labels ``y`` (F, n: 1, 0, NaN), probabilities ``p`` (F, n) and ``table`` (n rows: image, patient, groups)."""
 
     y: Array
     p: Array
+    table: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,13 @@ class Predictions:
         return list(dict.fromkeys(self.runs["arm"]))
 
 
-def read_predictions(files: Sequence[str | Path | pd.DataFrame], *, logits: bool = False) -> Predictions:
+def read_predictions(
+    files: Sequence[str | Path | pd.DataFrame],
+    *,
+    logits: bool = False,
+    strict: bool = True,
+    with_train: bool = False,
+) -> Predictions:
     """Read and check prediction tables (contract "Predictions" of the design).
 
     Parameters
@@ -78,13 +85,15 @@ def read_predictions(files: Sequence[str | Path | pd.DataFrame], *, logits: bool
     files : CSV or Parquet paths, ``NAME:FILE`` (names the arm), or frames. Files without ``arm, seed, draw`` are the
         seeds 0, 1, ... of one arm (of each named arm) in the order given.
     logits : the ``p_`` columns hold logits; they are turned into probabilities.
+    strict : refuse runs with other test images than the first; otherwise the images that all runs hold are kept, and a
+        note says how many of how many.
+    with_train : judge training rows too, as if they were test rows, and say so; otherwise they are left out.
 
     Raises
     ------
     InputError : one line with file, row (the header is row 1), column, found and expected, for: missing columns, y
-    other
-        than 0, 1 or blank, p outside [0, 1] or blank, the same image twice in a run, a patient in two splits, no test
-        rows, runs with other images, labels or findings than the first.
+        other than 0, 1 or blank, p outside [0, 1] or blank, the same image twice in a run, a patient in two splits, no
+        test rows, training rows alone, runs with other images, labels or findings than the first.
     """
     if not files:
         raise InputError("no predictions given", expected="at least one file")
@@ -93,14 +102,46 @@ def read_predictions(files: Sequence[str | Path | pd.DataFrame], *, logits: bool
     for number, given in enumerate(files):
         frame, arm, name = _open(given)
         frame = _check(frame, name, logits=logits)
-        n_train = int((frame["split"] == "train").sum())
-        if n_train:
-            frame = frame[frame["split"] != "train"]
-            notes.append(f"{n_train} rows of the training split were left out{f' of {name}' if name else ''}.")
-        frame = _label_runs(frame, arm, seen, name).assign(_file=number)
+        frame = _label_runs(frame, arm, seen, name).assign(_file=number)  # a patient in train and test is found here
+        train = frame["split"] == "train"
+        if train.any():
+            frame, note = _judge_train(frame, train, name) if with_train else _leave_train(frame, train, name)
+            notes.append(note)
         sources.append({"file": name or f"frame {number}", "sha256": file_sha256(name) if name else None})
         frames.append(frame)
-    return _align(frames, [str(source["file"]) for source in sources], tuple(sources), tuple(notes))
+    return _align(frames, [str(source["file"]) for source in sources], tuple(sources), notes, strict=strict)
+
+
+def _leave_train(frame: pd.DataFrame, train: pd.Series, name: str | None) -> tuple[pd.DataFrame, str]:
+    if train.all():
+        raise InputError(
+            "every row is of the training split", file=name, column="split", found="train",
+            expected="test rows (--with-train judges the training rows)",
+        )  # fmt: skip
+    return frame[~train], f"{int(train.sum())} rows of the training split were left out{f' of {name}' if name else ''}."
+
+
+def _judge_train(frame: pd.DataFrame, train: pd.Series, name: str | None) -> tuple[pd.DataFrame, str]:
+    of = f" of {name}" if name else ""
+    note = (
+        f"{int(train.sum())} rows of the training split{of} are judged as test rows, as asked: they say how well the "
+        "classifier remembers, not how it does on new patients."
+    )
+    return frame.assign(split=frame["split"].mask(train, "test")), note
+
+
+def refuse_one_class(predictions: Predictions) -> None:
+    """Raise :class:`InputError` where no finding has a present and an absent test row: nothing could be ranked."""
+    present, absent = ((predictions.y == value).any(axis=1) for value in (1, 0))
+    if not (present & absent).any():
+        only = "present" if present.any() else "absent" if absent.any() else "unknown"
+        if present.any() and absent.any():
+            only = "of one class"
+        raise InputError(
+            f"every finding is {only} in every test row that names it",
+            found=", ".join(predictions.findings),
+            expected="a finding with rows of both classes (y 0 and 1)",
+        )
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -132,11 +173,17 @@ def _check(frame: pd.DataFrame, name: str | None, *, logits: bool) -> pd.DataFra
     for column in ("image", "patient_id"):
         if column not in frame.columns:
             raise InputError("missing column", file=name, column=column, expected="image, patient_id, y_*, p_*")
+    if frame.empty:
+        raise InputError("no rows", file=name, expected="one row per image")
     scored = [str(column)[2:] for column in frame.columns if str(column).startswith("p_")]
     if not scored:
         raise InputError("missing column", file=name, column="p_<finding>", expected="a p_ column per finding")
     frame = frame.reset_index(drop=True)
     values: dict[str, pd.Series] = {}
+    if logits and all(_numbers(frame[f"p_{finding}"]).between(0, 1).all() for finding in scored):
+        raise InputError(
+            "no logits: every p_ is a probability already", file=name, found="--logits", expected="without --logits"
+        )
     for finding in scored:
         if f"y_{finding}" not in frame.columns:
             raise InputError("missing column", file=name, column=f"y_{finding}", expected=f"labels of p_{finding}")
@@ -214,13 +261,12 @@ def _plain_text(column: pd.Series) -> pd.Series:
 
 
 def _align(
-    frames: list[pd.DataFrame], names: list[str], sources: tuple[dict, ...], notes: tuple[str, ...]
+    frames: list[pd.DataFrame], names: list[str], sources: tuple[dict, ...], notes: list[str], *, strict: bool
 ) -> Predictions:
     findings = tuple(str(column)[2:] for column in frames[0].columns if str(column).startswith("p_"))
-    first: pd.DataFrame | None = None
-    first_name, first_y = "", np.empty(0)
     runs: list[dict] = []
-    scores, validation = [], []
+    tests: dict[str, pd.DataFrame] = {}  # by the name that a message gives a run
+    validation = []
     for frame, name in zip(frames, names, strict=True):
         others = {str(column)[2:] for column in frame.columns if str(column).startswith("p_")}
         if others != set(findings):
@@ -234,31 +280,52 @@ def _align(
             test, val = part[part["split"] == "test"], part[part["split"] == "val"]
             if test.empty:
                 raise InputError(f"no test rows ({label})", file=name, expected="rows with split test")
-            test = test.sort_values(["patient_id", "image"], kind="stable").reset_index(drop=True)
-            y = _matrix(test, "y_", findings)
-            if first is None:
-                first, first_name, first_y = test, f"{name} ({label})", y
-            else:
-                _same_rows(first, first_y, test, y, findings, first_name, f"{name} ({label})")
+            tests[f"{name} ({label})"] = test.sort_values(["patient_id", "image"], kind="stable", ignore_index=True)
             runs.append({**run, "file": int(frame["_file"].iloc[0])})
-            scores.append(_matrix(test, "p_", findings))
-            validation.append(Scored(_matrix(val, "y_", findings), _matrix(val, "p_", findings)))
-    assert first is not None
-    drop = [c for c in first.columns if str(c)[:2] in ("y_", "p_") or c in (*RUN, "split", "_file")]
+            validation.append(Scored(_matrix(val, "y_", findings), _matrix(val, "p_", findings), _groups(val)))
+    if not strict:
+        tests, common = _intersection(tests)
+        notes = [*notes, *common]
+    first_name, first = next(iter(tests.items()))
+    y = _matrix(first, "y_", findings)
+    for label, test in tests.items():
+        _same_rows(first, y, test, _matrix(test, "y_", findings), findings, first_name, label)
     codes = pd.factorize(first["patient_id"])[0]
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     return Predictions(
-        table=first.drop(columns=drop),
+        table=_groups(first),
         findings=findings,
-        y=first_y,
-        p=np.stack(scores),
+        y=y,
+        p=np.stack([_matrix(test, "p_", findings) for test in tests.values()]),
         runs=pd.DataFrame(runs),
         validation=tuple(validation),
         patient_of=codes,
         patients=Patients(starts, len(codes)),
         sources=sources,
-        notes=notes,
+        notes=tuple(notes),
     )
+
+
+def _groups(frame: pd.DataFrame) -> pd.DataFrame:
+    """Image, patient and the columns that may be groups."""
+    drop = [c for c in frame.columns if str(c)[:2] in ("y_", "p_") or c in (*RUN, "split", "_file")]
+    return frame.drop(columns=drop)
+
+
+def _intersection(tests: dict[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """The test rows of the images that every run holds, and what to say where a run held more."""
+    sets = [set(test["image"]) for test in tests.values()]
+    shared, held = set.intersection(*sets), set.union(*sets)
+    if len(shared) == len(held):
+        return tests, []
+    if not shared:
+        raise InputError("the runs share no test image", found=f"{len(held)} images", expected="the same test images")
+    counts = ", ".join(f"{len(images)} in {label}" for label, images in list(zip(tests, sets, strict=True))[:4])
+    note = (
+        f"The runs hold different test images: judged on the {len(shared)} of {len(held)} that all of them hold "
+        f"({counts}{', ...' if len(sets) > 4 else ''}; --strict refuses this)."
+    )
+    return {label: test[test["image"].isin(shared)].reset_index(drop=True) for label, test in tests.items()}, [note]
 
 
 def _matrix(frame: pd.DataFrame, prefix: str, findings: Sequence[str]) -> Array:

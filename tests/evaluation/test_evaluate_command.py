@@ -1,5 +1,6 @@
 import json
 
+import pandas as pd
 import pytest
 import typer
 from simulated import table
@@ -75,6 +76,38 @@ def test_bad_options_are_one_line(app, files, arguments, message):
     assert isinstance(found.exception, InputError)
     assert message in str(found.exception)
     assert "\n" not in str(found.exception)
+
+
+def test_files_with_other_images_are_cut_to_the_shared_ones_or_refused(app, files):
+    frame = pd.read_csv(files[0])
+    frame.iloc[1:].to_csv(files[1], index=False)
+    found = run(app, *files, "--metrics", "auroc")
+    n = int((frame["split"] == "test").sum())
+    assert f"judged on the {n - 1} of {n} that all of them hold" in found.output
+    assert "different test images" in str(run(app, *files, "--strict").exception)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "train"}, "every row is of the training split"),
+        ({"y_A": 0, "y_B": 0}, "every finding is absent in every test row"),
+        ({"p_A": float("nan")}, "not a probability"),
+        ({"image": "one.png"}, "the same image twice"),
+    ],
+)
+def test_bad_files_are_one_line(app, files, change, message):
+    pd.read_csv(files[0]).assign(**change).to_csv(files[0], index=False)
+    found = run(app, files[0])
+    assert isinstance(found.exception, InputError)
+    assert message in str(found.exception)
+
+
+def test_a_group_with_thousands_of_levels_is_refused(app, tmp_path):
+    frame = table(600)
+    frame.assign(zip=[f"z{i % 1500}" for i in range(len(frame))]).to_csv(tmp_path / "z.csv", index=False)
+    found = run(app, str(tmp_path / "z.csv"), "--groups", "zip")
+    assert "column 'zip': too many levels for a group" in str(found.exception)
 
 
 def test_non_inferiority_is_printed_and_kept(app, files, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from simulated import table
 
 from cxraug.errors import InputError
-from cxraug.evaluation.predictions import read_predictions
+from cxraug.evaluation.predictions import read_predictions, refuse_one_class
 
 
 def wrong(message, *frames, **options):
@@ -114,11 +114,54 @@ def test_training_rows_are_left_out_and_said():
     assert found.validation[0].y.shape[1] == 0
 
 
+def test_training_rows_alone_are_refused_unless_asked(tmp_path):
+    frame = table().assign(split="train")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    wrong(r"t\.csv, column 'split': every row is of the training split.*--with-train", tmp_path / "t.csv")
+    found = read_predictions([frame], with_train=True)
+    assert len(found.table) == len(frame)
+    assert f"{len(frame)} rows of the training split are judged as test rows" in found.notes[0]
+
+
+def test_a_patient_in_train_and_test_is_refused_though_training_rows_are_left_out():
+    frame = table(validation=20).replace({"split": {"val": "train"}})
+    frame.loc[frame.index[-1], "patient_id"] = "p0000"
+    wrong("a patient in two splits; found 'p0000'", frame)
+
+
+def test_images_that_all_runs_hold_are_kept_and_counted():
+    frame = table(validation=20)
+    n = int((frame["split"] == "test").sum())
+    found = read_predictions([frame.iloc[2:], frame.assign(p_A=0.5), frame.iloc[:n]], strict=False)
+    wanted = frame.iloc[2:n].sort_values(["patient_id", "image"])
+    assert found.table["image"].tolist() == wanted["image"].tolist()
+    np.testing.assert_array_equal(found.p[0, 0], wanted["p_A"])
+    assert set(found.p[1, 0]) == {0.5}
+    assert f"judged on the {n - 2} of {n} that all of them hold ({n - 2} in frame 0" in found.notes[0]
+    assert read_predictions([frame, frame], strict=False).notes == ()
+    wrong("share no test image; found '", frame, frame.assign(image="x" + frame["image"]), strict=False)
+    wrong("different labels", frame, frame.iloc[2:].assign(y_A=1 - frame["y_A"]), strict=False)
+
+
+@pytest.mark.parametrize(("label", "word"), [(0.0, "absent"), (1.0, "present"), (np.nan, "unknown")])
+def test_one_class_in_every_finding_is_refused(label, word):
+    frame = table(validation=20)
+    refuse_one_class(read_predictions([frame.assign(y_A=label)]))  # B can be judged
+    one = frame.assign(y_A=label, y_B=label).where(frame["split"] == "test", frame)
+    with pytest.raises(InputError, match=f"every finding is {word} in every test row.*'A, B'.*both classes"):
+        refuse_one_class(read_predictions([one]))
+
+
+def test_no_rows_are_refused():
+    wrong("no rows; expected one row per image", table().iloc[:0])
+
+
 def test_logits_on_request():
     frame = table()
     as_logits = frame.assign(**{c: np.log(frame[c] / (1 - frame[c])) for c in ("p_A", "p_B")})
     wrong("not a probability", as_logits)
     np.testing.assert_allclose(read_predictions([as_logits], logits=True).p, read_predictions([frame]).p)
+    wrong("every p_ is a probability already", frame, logits=True)
 
 
 def test_no_torch_is_needed():
