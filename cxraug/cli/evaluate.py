@@ -48,6 +48,9 @@ def evaluate(
     threshold_rule: Annotated[
         str, typer.Option(help="youden, f1, sensitivity=S or fpr=F, on validation rows.")
     ] = "youden",
+    recalibration: Annotated[
+        str, typer.Option(help="platt, temperature, isotonic or none, on validation rows, before Brier score and ECE.")
+    ] = "platt",
     bootstrap: Annotated[int, typer.Option(help="Patient-bootstrap replicates for AUPRC.")] = 1000,
     matched: Annotated[
         str, typer.Option(help="Also gaps at matched population, prevalence; '' for none.")
@@ -84,7 +87,8 @@ def evaluate(
     }  # fmt: skip
     if non_inferiority is not None and not named:
         raise InputError("--non-inferiority compares arms", found="one arm", expected="NAME:FILE of at least two arms")
-    evaluation = run(read, _settings(values), thresholds=list(thresholds) if thresholds else None)
+    tables = list(thresholds) if thresholds else None
+    evaluation = run(read, _settings(values), thresholds=tables, recalibration=recalibration)  # type: ignore[arg-type]
     if out is not None:
         from cxraug.pages.report import write_evaluation_report
 

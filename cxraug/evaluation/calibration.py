@@ -3,57 +3,78 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
 from cxraug.evaluation.measured import Array, Measured, Patients, measured
 from cxraug.evaluation.rates import ratio
 
-ENOUGH = 10  # positives and negatives on validation from which on a slope is fitted too
+ENOUGH = 10  # positives and negatives on validation from which on more than the intercept is fitted
+Asked = Literal["platt", "temperature", "isotonic", "none"]
+NAMES: dict[str, str] = {asked: asked for asked in get_args(Asked)} | {"platt": "Platt"}
 
 
 @dataclass(frozen=True)
 class Recalibration:
-    """``logit(p') = intercept + slope logit(p)``; ``method`` is ``Platt``, ``intercept`` or ``none``."""
+    """``logit(p') = intercept + slope logit(p)``, or a line through ``steps`` (p, p') where there are any.
+
+    ``method`` is ``Platt``, ``temperature``, ``isotonic``, ``intercept`` or ``none``.
+    """
 
     intercept: float
     slope: float
     method: str
+    steps: tuple[Array, Array] | None = None
 
     def apply(self, p: Array) -> Array:
         """Recalibrated probabilities."""
         if self.method == "none":
             return p
+        if self.steps is not None:
+            return np.interp(p, *self.steps)
         return _expit(self.intercept + self.slope * logit(p))
 
 
 def fit_recalibration(y: Array, p: Array, method: str | None = None) -> Recalibration:
     """Fit on validation rows (blank y left out).
 
-    With at least 10 positives and 10 negatives: Platt scaling (Platt 1999, with his smoothed targets, so that separable
-    data give finite values). With fewer: the intercept alone (it corrects prevalence). Without any row: none.
+    With at least 10 positives and 10 negatives what is asked for: Platt scaling (Platt 1999), temperature scaling (its
+    slope alone; Guo et al. 2017), or isotonic regression (Zadrozny & Elkan 2002, through scikit-learn). With fewer: the
+    intercept alone (it corrects prevalence). Without any row: none. All but isotonic regression take Platt's smoothed
+    targets, so that separable data give finite values.
+
+    ``method``: as :func:`recalibration_method` names it, which chooses where none is given.
     """
     known = ~np.isnan(y)
     y, p = y[known], p[known]
     method = method or recalibration_method(y)
     if method == "none":
         return Recalibration(0.0, 1.0, "none")
+    if method == "isotonic":
+        from sklearn.isotonic import IsotonicRegression
+
+        curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(p, y)
+        return Recalibration(0.0, 1.0, method, (curve.X_thresholds_, curve.y_thresholds_))
     positives, negatives = float((y == 1).sum()), float((y == 0).sum())
     target = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     x = logit(p)
     if method == "Platt":
         intercept, slope = _logistic(np.stack([np.ones_like(x), x]), target, np.zeros_like(x), np.array([0.0, 1.0]))
         return Recalibration(intercept, slope, method)
+    if method == "temperature":
+        (slope,) = _logistic(x[None], target, np.zeros_like(x), np.ones(1))
+        return Recalibration(0.0, max(float(slope), 1e-3), method)  # a temperature is positive: it keeps the order
     (intercept,) = _logistic(np.ones((1, len(x))), target, x, np.zeros(1))
     return Recalibration(intercept, 1.0, method)
 
 
-def recalibration_method(y: Array) -> str:
-    """Which recalibration the labels ``y`` (1, 0, NaN) of a validation set allow."""
+def recalibration_method(y: Array, asked: Asked = "platt") -> str:
+    """Which recalibration the labels ``y`` (1, 0, NaN) of a validation set allow where ``asked`` is wanted."""
     positives, negatives = int((y == 1).sum()), int((y == 0).sum())
     if positives + negatives == 0:
         return "none"
-    return "Platt" if min(positives, negatives) >= ENOUGH else "intercept"
+    return NAMES[asked] if min(positives, negatives) >= ENOUGH or asked == "none" else "intercept"
 
 
 def brier(p: Array, y: Array, cell: Array, patients: Patients) -> Measured:

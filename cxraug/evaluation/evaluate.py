@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from cxraug import __version__
 from cxraug.errors import InputError
 from cxraug.evaluation.assembly import CELLS, COMPARISON, GAPS, Assembly, levels_of
-from cxraug.evaluation.calibration import fit_recalibration, recalibration_method
+from cxraug.evaluation.calibration import NAMES, Asked, fit_recalibration, recalibration_method
 from cxraug.evaluation.cells import subjects_of
 from cxraug.evaluation.endpoint import Endpoint
 from cxraug.evaluation.extremes import EXTREMES
@@ -150,6 +150,8 @@ def evaluate(
     predictions: Predictions,
     settings: EvaluationSettings | None = None,
     thresholds: Sequence[str | Path | pd.DataFrame] | pd.DataFrame | None = None,
+    *,
+    recalibration: Asked = "platt",
 ) -> Evaluation:
     """Measure every cell, gap and comparison.
 
@@ -158,20 +160,24 @@ def evaluate(
     predictions : from :func:`cxraug.evaluation.predictions.read_predictions`.
     thresholds : tables ``finding,threshold``, one for all files or one per file; default: chosen on validation rows by
         ``settings.threshold_rule``.
+    recalibration : on validation rows, before Brier score, ECE and calibration slope; see
+        :func:`cxraug.evaluation.calibration.fit_recalibration`.
 
     Raises
     ------
-    InputError : a group column, reference level, arm or finding that is not there.
+    InputError : a group column, reference level, arm or finding that is not there; an unknown recalibration.
     """
     settings = settings or EvaluationSettings()
     _check_names(predictions, settings)
+    if recalibration not in NAMES:
+        raise InputError("unknown recalibration", found=recalibration, expected=", ".join(NAMES))
     if thresholds is None:
         cuts, notes = thresholds_from_validation(predictions, settings.threshold_rule)
         source = settings.threshold_rule if not np.isnan(cuts).all() else "none"
     else:
         given = [thresholds] if isinstance(thresholds, pd.DataFrame) else list(thresholds)
         (cuts, notes), source = read_thresholds(given, predictions), "given"
-    calibrated, methods = recalibrate(predictions)
+    calibrated, methods = recalibrate(predictions, recalibration)
     assembly = Assembly(predictions, settings, subjects_of(predictions, cuts, calibrated), methods)
     groups = list(dict.fromkeys(["all", *settings.groups]))
     if settings.primary is not None and settings.primary.group not in groups:
@@ -202,15 +208,15 @@ def evaluate(
     return Evaluation(cells, gaps, comparison, info)
 
 
-def recalibrate(predictions: Predictions) -> tuple[Array, dict[str, str]]:
+def recalibrate(predictions: Predictions, asked: Asked = "platt") -> tuple[Array, dict[str, str]]:
     """Probabilities (R, F, n) recalibrated on each run's own validation rows, and the method per finding.
 
     One method per finding for all runs (that of the run with the fewest validation labels), so that arms compare.
     """
-    rank = ("none", "intercept", "Platt")
+    rank = ("none", "intercept", NAMES[asked])
     calibrated, methods = np.empty_like(predictions.p), {}
     for i, finding in enumerate(predictions.findings):
-        possible = [recalibration_method(validation.y[i]) for validation in predictions.validation]
+        possible = [recalibration_method(validation.y[i], asked) for validation in predictions.validation]
         methods[finding] = method = min(possible, key=rank.index)
         for run, validation in enumerate(predictions.validation):
             fitted = fit_recalibration(validation.y[i], validation.p[i], method)

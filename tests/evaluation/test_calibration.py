@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 from simulated import patients_of
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
-from cxraug.evaluation.calibration import brier, calibration_slope, fit_recalibration, logit
+from cxraug.evaluation.calibration import brier, calibration_slope, fit_recalibration, logit, recalibration_method
 
 
 def sample(n, seed, shift=0.0, stretch=1.0):
@@ -22,6 +25,43 @@ def test_platt_undoes_a_shift_and_a_stretch():
     reference = LogisticRegression(C=1e9).fit(logit(p)[:, None], y)
     assert fitted.slope == pytest.approx(reference.coef_[0, 0], rel=0.01)
     assert np.mean(fitted.apply(p)) == pytest.approx(y.mean(), abs=0.002)
+
+
+def test_platt_is_scikit_learns():
+    y, p = sample(500, 3, shift=1.0, stretch=2.0)
+    x = logit(p)[:, None]
+    scores = LogisticRegression(C=np.inf).fit(x, y)  # its decision function is linear in x, which Platt absorbs
+    oracle = CalibratedClassifierCV(FrozenEstimator(scores), method="sigmoid", ensemble=False).fit(x, y)
+    np.testing.assert_allclose(fit_recalibration(y, p).apply(p), oracle.predict_proba(x)[:, 1], atol=1e-5)
+
+
+def test_temperature_is_scikit_learns_slope_without_intercept_on_smoothed_targets():
+    y, p = sample(500, 4, stretch=2.0)
+    fitted = fit_recalibration(y, p, "temperature")
+    target = np.where(y == 1, (y.sum() + 1) / (y.sum() + 2), 1 / (len(y) - y.sum() + 2))
+    twice, labels = np.tile(logit(p), 2)[:, None], np.repeat([1, 0], len(y))
+    weight = np.concatenate([target, 1 - target])
+    oracle = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10).fit(twice, labels, sample_weight=weight)
+    assert fitted.intercept == 0
+    assert fitted.slope == pytest.approx(oracle.coef_[0, 0], rel=1e-4)
+    assert fitted.slope == pytest.approx(0.5, abs=0.1)
+    turned = fit_recalibration(1 - y, p, "temperature")
+    assert (np.diff(turned.apply(np.linspace(0.01, 0.99, 9))) > 0).all()  # never turns the order round
+
+
+def test_isotonic_is_scikit_learns():
+    y, p = sample(500, 5, shift=1.0)
+    x = np.random.default_rng(0).random(300)
+    oracle = IsotonicRegression(out_of_bounds="clip").fit(p, y)
+    np.testing.assert_allclose(fit_recalibration(y, p, "isotonic").apply(x), oracle.predict(x), atol=1e-12)
+
+
+def test_what_is_asked_for_needs_ten_of_each_class():
+    few, enough = np.repeat([0.0, 1.0], [50, 9]), np.repeat([0.0, 1.0], [50, 10])
+    for asked in ("temperature", "isotonic"):
+        assert [recalibration_method(y, asked) for y in (few, enough)] == ["intercept", asked]
+    assert [recalibration_method(y, "none") for y in (few, enough)] == ["none", "none"]
+    assert recalibration_method(np.full(3, np.nan), "isotonic") == "none"
 
 
 def test_few_positives_move_the_prevalence_only():

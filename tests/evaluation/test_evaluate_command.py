@@ -69,6 +69,7 @@ def test_frozen_thresholds_can_be_given_back(app, files, tmp_path):
         (("--alpha", "2"), "--alpha"),
         (("--threshold-rule", "best"), "unknown threshold rule"),
         (("--thresholds", "none.csv"), "no such file"),
+        (("--recalibration", "beta"), "unknown recalibration; found 'beta'; expected platt, temperature, isotonic"),
     ],
 )
 def test_bad_options_are_one_line(app, files, arguments, message):
@@ -76,6 +77,18 @@ def test_bad_options_are_one_line(app, files, arguments, message):
     assert isinstance(found.exception, InputError)
     assert message in str(found.exception)
     assert "\n" not in str(found.exception)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [("isotonic", "recalibrated on validation (isotonic)"), ("none", "p as given"),
+     ("temperature", "recalibrated on validation (temperature)")],
+)  # fmt: skip
+def test_the_recalibration_asked_for_is_named(app, files, tmp_path, asked, said):
+    assert run(app, files[0], "--metrics", "brier", "--recalibration", asked, "--out", str(tmp_path)).exit_code == 0
+    assert json.loads((tmp_path / "evaluation.json").read_text())["recalibration"] == {"A": asked, "B": asked}
+    methods = pd.read_csv(tmp_path / "cells.csv").query("finding == 'A'")["method"]
+    assert methods.str.endswith(said).all()
 
 
 def test_files_with_other_images_are_cut_to_the_shared_ones_or_refused(app, files):
