@@ -51,6 +51,12 @@ def evaluate(
     recalibration: Annotated[
         str, typer.Option(help="platt, temperature, isotonic or none, on validation rows, before Brier score and ECE.")
     ] = "platt",
+    mitigate: Annotated[
+        str, typer.Option(metavar="GROUP", help="Show what thresholds by this group would change (needs fairlearn).")
+    ] = "",
+    mitigate_by: Annotated[
+        str, typer.Option(help="equalized_odds, true_positive_rate_parity or false_positive_rate_parity.")
+    ] = "equalized_odds",
     bootstrap: Annotated[int, typer.Option(help="Patient-bootstrap replicates for AUPRC.")] = 1000,
     matched: Annotated[
         str, typer.Option(help="Also gaps at matched population, prevalence; '' for none.")
@@ -88,7 +94,13 @@ def evaluate(
     if non_inferiority is not None and not named:
         raise InputError("--non-inferiority compares arms", found="one arm", expected="NAME:FILE of at least two arms")
     tables = list(thresholds) if thresholds else None
-    evaluation = run(read, _settings(values), thresholds=tables, recalibration=recalibration)  # type: ignore[arg-type]
+    evaluation = run(
+        read,
+        _settings(values),
+        thresholds=tables,
+        recalibration=recalibration,  # type: ignore[arg-type]
+        mitigation=(mitigate, mitigate_by) if mitigate else None,
+    )
     if out is not None:
         from cxraug.pages.report import write_evaluation_report
 
@@ -146,6 +158,8 @@ def _print_json(evaluation: Evaluation, out: Path | None) -> None:
         "non_inferiority": evaluation.info["non_inferiority"],
         "notes": evaluation.info["notes"],
     }
+    if "mitigation" in evaluation.info:
+        value["mitigation"] = evaluation.info["mitigation"]
     print_json(value)
 
 
@@ -168,6 +182,10 @@ def _print_tables(evaluation: Evaluation, out: Path | None) -> None:
         console.print(_comparison_table(evaluation))
     for row in info["non_inferiority"]:
         console.print(_non_inferiority_line(row), markup=False)
+    if "mitigation" in info:
+        console.print(_mitigation_table(info["mitigation"]))
+        for note in info["mitigation"]["notes"]:
+            console.print(f"mitigation: {note}", markup=False)
     for note in info["notes"]:
         console.print(f"note: {note}", markup=False)
     console.print("* few cases (fewer than the flag's limit); suppressed: too few to be shown", markup=False)
@@ -260,3 +278,26 @@ def _comparison_table(evaluation: Evaluation, most: int = 40) -> Table:
         draws = f"{row['n_draws']} x {row['n_seeds']}" + (", draws not assessed" if row["n_draws"] == 1 else "")
         table.add_row(*map(Text, texts), Text(difference), f"{row['p_adjusted']:.3f}", f"{row['mde']:.3f}", draws)
     return table
+
+
+def _mitigation_table(found: dict[str, Any], most: int = 40) -> Table:
+    """TPR and FPR before and after thresholds by group: the first rows, all of them are in ``mitigation.csv``."""
+    from rich.text import Text
+
+    title = f"Mitigation, not applied: thresholds by {found['group']}, {found['constraint']} (fairlearn, on validation)"
+    columns = {"arm": "left", "finding": "left", "level": "left", "metric": "left", "before": "right",
+               "after": "right", "gap before": "right", "gap after": "right"}  # fmt: skip
+    table = _table(title, columns)
+    shown = [row for row in found["rows"] if row["before"] == row["before"]]  # not NaN: not suppressed
+    for row in shown[:most]:
+        level = row["level"] + (" (threshold kept)" if row["threshold"] == "kept" else "")
+        mark = "*" if row["flag"] == "few" else ""
+        rates = [_with_limits(row, name, "") + mark for name in ("before", "after")]
+        gaps = [_with_limits(row, f"gap_{name}", "+") for name in ("before", "after")]
+        table.add_row(*map(Text, (row["arm"], row["finding"], level, row["metric"].upper(), *rates, *gaps)))
+    return table
+
+
+def _with_limits(row: dict[str, Any], name: str, sign: str) -> str:
+    value, low, high = (row[name + end] for end in ("", "_low", "_high"))
+    return "" if value != value else f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"

@@ -22,6 +22,7 @@ from cxraug.evaluation.extremes import EXTREMES
 from cxraug.evaluation.groups import AGE_BINS, age_band_names
 from cxraug.evaluation.measured import Array
 from cxraug.evaluation.metrics import METRICS
+from cxraug.evaluation.mitigation import mitigate, mitigation_frame
 from cxraug.evaluation.predictions import Predictions
 from cxraug.evaluation.thresholds import parse_rule, read_thresholds, thresholds_from_validation
 from cxraug.evaluation.worst import worst_levels
@@ -152,6 +153,7 @@ def evaluate(
     thresholds: Sequence[str | Path | pd.DataFrame] | pd.DataFrame | None = None,
     *,
     recalibration: Asked = "platt",
+    mitigation: tuple[str, str] | None = None,
 ) -> Evaluation:
     """Measure every cell, gap and comparison.
 
@@ -162,10 +164,13 @@ def evaluate(
         ``settings.threshold_rule``.
     recalibration : on validation rows, before Brier score, ECE and calibration slope; see
         :func:`cxraug.evaluation.calibration.fit_recalibration`.
+    mitigation : (group, constraint) of thresholds by group to show before and after; nothing else changes. See
+        :func:`cxraug.evaluation.mitigation.mitigate`.
 
     Raises
     ------
-    InputError : a group column, reference level, arm or finding that is not there; an unknown recalibration.
+    InputError : a group column, reference level, arm or finding that is not there; an unknown recalibration; a
+        mitigation that cannot be made.
     """
     settings = settings or EvaluationSettings()
     _check_names(predictions, settings)
@@ -177,6 +182,7 @@ def evaluate(
     else:
         given = [thresholds] if isinstance(thresholds, pd.DataFrame) else list(thresholds)
         (cuts, notes), source = read_thresholds(given, predictions), "given"
+    mitigated = mitigate(predictions, settings, cuts, *mitigation) if mitigation else None
     calibrated, methods = recalibrate(predictions, recalibration)
     assembly = Assembly(predictions, settings, subjects_of(predictions, cuts, calibrated), methods)
     groups = list(dict.fromkeys(["all", *settings.groups]))
@@ -205,6 +211,8 @@ def evaluate(
         "methods": METHODS,
         "notes": [*predictions.notes, *notes, *assembly.notes],
     }
+    if mitigated is not None:
+        info["mitigation"] = mitigated
     return Evaluation(cells, gaps, comparison, info)
 
 
@@ -225,7 +233,8 @@ def recalibrate(predictions: Predictions, asked: Asked = "platt") -> tuple[Array
 
 
 def write_evaluation(evaluation: Evaluation, folder: str | Path) -> None:
-    """Write ``cells.csv``, ``gaps.csv``, ``comparison.csv``, ``thresholds.csv`` and ``evaluation.json`` (last)."""
+    """Write ``cells.csv``, ``gaps.csv``, ``comparison.csv``, ``thresholds.csv``, ``mitigation.csv`` where one was asked
+    for, and ``evaluation.json`` (last)."""
     folder = Path(folder)
     for name, columns in _TABLES.items():
         with atomic(folder / f"{name}.csv") as path:
@@ -233,6 +242,11 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path) -> None:
     with atomic(folder / "thresholds.csv") as path:
         chosen = evaluation.info.get("thresholds", [])
         pd.DataFrame(chosen, columns=["finding", "threshold", "arm", "seed", "draw"]).to_csv(path, index=False)
+    if "mitigation" in evaluation.info:
+        with atomic(folder / "mitigation.csv") as path:
+            mitigation_frame(evaluation.info["mitigation"]).to_csv(path, index=False)
+    else:
+        (folder / "mitigation.csv").unlink(missing_ok=True)  # of an earlier evaluation
     write_json(folder / "evaluation.json", evaluation.info)
 
 

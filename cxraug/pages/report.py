@@ -18,6 +18,7 @@ from cxraug.pages.results import (
     curve_section,
     findings_section,
     groups_section,
+    mitigation_section,
     ratio_section,
 )
 from cxraug.pages.runfolder import RunFolder, read_evaluation, read_run
@@ -35,6 +36,7 @@ NAV = (
     ("arms", "Arms and controls"),
     ("findings", "AUROC by finding"),
     ("groups", "Groups and gaps"),
+    ("mitigation", "Mitigation"),
     ("curve", "Room for improvement"),
     ("ratio", "Ratio"),
     ("settings", "Settings"),
@@ -67,6 +69,7 @@ def write_evaluation_report(folder: str | Path) -> Path:
             comparison_section(found) if len(found.comparison) else "",
             findings_section(found),
             groups_section(found),
+            mitigation_section(found),
             settings_section(found),
             method_section(found),
         ]

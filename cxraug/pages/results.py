@@ -148,6 +148,40 @@ def groups_section(run: RunFolder) -> Markup:
     )
 
 
+def mitigation_section(run: RunFolder) -> Markup:
+    """TPR and FPR before and after thresholds by group, where an evaluation was asked for them."""
+    found = run.evaluation.get("mitigation")
+    if not found:
+        return Markup("")
+    rows = [row for row in found["rows"] if row["before"] is not None]
+    columns = {"before": "before", "after": "after", "gap before": "gap_before", "gap after": "gap_after",
+               "change of the gap": "gap_change"}  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "arm": [row["arm"] for row in rows],
+            "finding": [row["finding"] for row in rows],
+            found["group"]: [
+                row["level"] + (" (threshold kept)" if row["threshold"] == "kept" else "") for row in rows
+            ],
+            "metric": [label(row["metric"]) for row in rows],
+            **{
+                name: [interval(*(row[key + end] for end in ("", "_low", "_high"))) for row in rows]
+                for name, key in columns.items()
+            },
+            "flag": [row["flag"] for row in rows],
+        }
+    )
+    redrawn = ", ".join(f"{finding} {100 * share:.1f} %" for finding, share in found["redrawn"].items())
+    told = note(
+        f"Nothing else on this page uses these thresholds. {found['method']}, constraint {found['constraint']}, fitted "
+        "on validation rows. It needs the group of every new patient, may lower a rate for one group to meet another, "
+        f"and decides some images at random (seed {found['seed']}): another draw would change {redrawn} of the "
+        "decisions. Intervals take the fitted rule as given; those of gaps hold together over findings and levels."
+    )
+    parts = [told, table(frame, caption="Before and after"), *(paragraph(text) for text in found["notes"])]
+    return section("mitigation", f"Mitigation: thresholds by {found['group']}", *parts)
+
+
 def curve_section(run: RunFolder) -> Markup:
     """The learning curve of real data alone and the room it leaves."""
     if run.curve.empty:

@@ -91,6 +91,22 @@ def test_the_recalibration_asked_for_is_named(app, files, tmp_path, asked, said)
     assert methods.str.endswith(said).all()
 
 
+def test_a_mitigation_is_printed_written_and_on_the_page(app, tmp_path):
+    pytest.importorskip("fairlearn")
+    table(200, validation=200).to_csv(tmp_path / "p.csv", index=False)
+    arguments = (str(tmp_path / "p.csv"), "--metrics", "tpr,fpr", "--mitigate", "sex")
+    found = run(app, *arguments, "--out", str(tmp_path / "out"))
+    assert found.exit_code == 0, found.output
+    assert "Mitigation, not applied: thresholds by sex, equalized_odds" in found.output
+    assert (tmp_path / "out" / "mitigation.csv").is_file()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert '<section id="mitigation"' in page
+    assert "Nothing else on this page uses these thresholds" in page
+    value = json.loads(run(app, *arguments, "--mitigate-by", "true_positive_rate_parity", "--json").stdout)
+    assert value["mitigation"]["constraint"] == "true_positive_rate_parity"
+    assert len(value["mitigation"]["rows"]) == 2 * 2 * 3
+
+
 def test_files_with_other_images_are_cut_to_the_shared_ones_or_refused(app, files):
     frame = pd.read_csv(files[0])
     frame.iloc[1:].to_csv(files[1], index=False)
