@@ -295,6 +295,8 @@ def _mitigation_table(found: dict[str, Any], most: int = 40) -> Table:
         rates = [_with_limits(row, name, "") + mark for name in ("before", "after")]
         gaps = [_with_limits(row, f"gap_{name}", "+") for name in ("before", "after")]
         table.add_row(*map(Text, (row["arm"], row["finding"], level, row["metric"].upper(), *rates, *gaps)))
+    if len(shown) > most:
+        table.caption = f"{len(shown) - most} more rows in mitigation.csv"
     return table
 
 
