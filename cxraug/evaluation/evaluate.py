@@ -147,8 +147,8 @@ class Evaluation:
 
 
 _TABLES = {"cells": CELLS, "gaps": GAPS, "comparison": COMPARISON, "curves": CURVES}
-_TEXT = {"curve", "arm", "baseline", "seed", "draw", "finding", "group", "level", "reference", "metric", "matched", "method",
-         "family", "flag"}  # fmt: skip
+_TEXT = {"arm", "baseline", "seed", "draw", "finding", "group", "level", "reference", "metric", "matched", "method",
+         "family", "flag", "curve"}  # fmt: skip
 
 
 def evaluate(
@@ -226,7 +226,7 @@ def recalibrate(predictions: Predictions) -> tuple[Array, dict[str, str]]:
 
 
 def write_evaluation(evaluation: Evaluation, folder: str | Path) -> None:
-    """Write ``cells.csv``, ``gaps.csv``, ``comparison.csv``, ``curves.csv``, ``thresholds.csv`` and ``evaluation.json`` (last)."""
+    """Write ``cells``, ``gaps``, ``comparison``, ``curves`` and ``thresholds`` (CSV), and ``evaluation.json`` last."""
     folder = Path(folder)
     for name, columns in _TABLES.items():
         with atomic(folder / f"{name}.csv") as path:
