@@ -71,7 +71,7 @@ def answers_of(run: RunFolder) -> Answers:
     judged = int((rows["flag"] != "suppressed").sum()) if len(rows) else 0
     if worse:
         heading = f"{len(worse)} gap{'s' if len(worse) > 1 else ''} to a group's disadvantage"
-        told, tone = f"Worse for some, and that is certain: {short(worse[0])}.", "bad"
+        told, tone = f"Worse for some, most clearly {short(worse[0])}.", "bad"
     elif judged:
         heading, tone = "No gap to a group's disadvantage is certain", "quiet"
         told = "No group is certainly worse off here; how large a gap could have been missed stands below."
@@ -122,21 +122,21 @@ def _certain(run: RunFolder, gaps: list[CertainGap]) -> list[str]:
     alpha = alpha_of(run)
     shown = rows[rows["flag"] != "suppressed"]
     families = len(shown[["arm", "family"]].drop_duplicates())
-    by_chance = alpha * families
+    showing = len({(gap.row["arm"], gap.row["family"]) for gap in gaps})
     lines = [
-        f"{len(gaps)} of {len(shown):,} gaps are certain: their intervals and p values hold together over all findings "
-        f"and levels of one metric and grouping. There are {families} such families; if there were no gap at all, "
-        f"about {number(by_chance, '.1f')} of them would still show one."
+        f"{len(gaps)} of {len(shown):,} gaps are certain. Intervals and p values hold together over each family (one "
+        f"metric and grouping): {showing} of {families} families show a gap, where {number(alpha * families, '.1f')} "
+        "would by chance alone."
     ]
     raw = [gap for gap in gaps if gap.raw is not None and gap.row["matched"] == ""]
     stand = sum(gap.matched is not None and gap.matched["p_adjusted"] <= alpha for gap in raw)
     if raw:
         lines.append(f"Of {len(raw)} raw gaps {stand} stand at the same mix of the other covariates.")
     for row in missed(run, ("auroc",)).head(2).to_dict("records"):
+        hidden = f", {row['suppressed']} more suppressed" if row["suppressed"] else ""
         lines.append(
-            f"Could have been missed: AUROC gaps by {row['group']} below {number(row['mdg'], '.2f')} in half of the "
-            f"{row['shown']} comparisons"
-            + (f"; {row['suppressed']} more are suppressed." if row["suppressed"] else ".")
+            f"May be missed: AUROC gaps by {row['group']} below {number(row['mdg'], '.2f')} (median of {row['shown']}"
+            f"{hidden})."
         )
     if len(run.evaluation.get("runs") or []) == 1:
         lines.append("One training: whether another seed gives the same was not assessed.")
@@ -159,19 +159,17 @@ def _do(run: RunFolder, gaps: list[CertainGap]) -> list[str]:
         who, place = people(row["group"], row["level"]), (row["finding"], row["group"], row["level"])
         fell = gap.matched is not None and gap.matched["p_adjusted"] > alpha
         if row["metric"] == "auroc":
-            say("rank", f"Look at labels and images of {row['finding']} in {who}, then train with more of them "
-                f"(“cxraug audit” and “cxraug plan” say how many): the ranking itself is worse there.")  # fmt: skip
+            say("rank", f"{row['finding']} in {who}: the ranking itself is worse. Look at labels and images, then "
+                "train with more of them (“cxraug plan” says how many).")  # fmt: skip
         elif row["metric"] in ("tpr", "fpr", "underdiagnosis", "overdiagnosis") and place not in ranked:
-            say("cut", f"For {row['finding']} in {who} see the ROC and calibration curves: no AUROC gap is certain "
-                "there, so the one threshold may sit differently for them. Recalibrate before retraining; a threshold "
-                "per group is a mitigation to be named as such.")  # fmt: skip
+            say("cut", f"{row['finding']} in {who}: no AUROC gap is certain there, so the threshold may sit "
+                "differently for them. See the curves; recalibrate before retraining.")  # fmt: skip
         if row["matched"] == "" and fell:
-            say("mix", "Where a gap goes at the same mix of the other covariates, compare like with like (age, view, "
-                "severity) before blaming the group itself.")  # fmt: skip
+            say("mix", "A gap that goes at the same mix of the other covariates may be theirs, not the group's.")
         if row["flag"] == "few":
-            say("few", f"Collect more cases before acting on the gaps marked few ({row['finding']} in {who}, ...).")
+            say("few", f"Collect more cases before acting on gaps with few ({row['finding']} in {who}).")
     if worse:
-        lines.append("Confirm on other patients: these gaps were found by looking at many.")
+        lines.append("Confirm on other patients before acting.")
     hidden = suppressed_places(run)
     if hidden:
         hidden.sort(key=lambda place: -len(place[2]))

@@ -163,20 +163,25 @@ def gaps_section(run: RunFolder) -> Markup:
     for metric in [name for name in DRAWN if (raw["metric"] == name).any()]:
         part = raw[raw["metric"] == metric]
         shown = part[part["flag"] != "suppressed"].sort_values("p_adjusted", kind="stable")
-        parts.append(heading(f"{label(metric)}"))
+        title = label(metric)[:1].upper() + label(metric)[1:]
         if shown.empty:
-            parts.append(note("Every gap of this metric is suppressed: too few cases."))
+            parts.append(note(f"{title}: every gap is suppressed, too few cases."))
             continue
         certain = int((shown["p_adjusted"] <= alpha_of(run)).sum())
-        caption = f"The {min(FIRST, len(shown))} of {len(shown)} {label(metric)} gaps with the smallest adjusted p; "
+        first = shown.head(max(FIRST, min(certain, MOST_ROWS)))
+        caption = f"The {len(first)} of {len(shown)} {label(metric)} gaps with the smallest adjusted p; "
         caption += f"{certain} {'is' if certain == 1 else 'are'} certain (bold). Intervals hold together per grouping."
-        parts.append(figure(_forest(run, shown.head(max(FIRST, min(certain, MOST_ROWS))), grouped=False), caption))
+        these: list[str | Markup] = [figure(_forest(run, first, grouped=False), caption)]
         for group in dict.fromkeys(part["group"]):
             every = part[part["group"] == group].sort_values("finding", kind="stable", key=_order(part))
             left = max(len(every) - MOST_ROWS, 0)
             told = note(f"{left} more rows are in gaps.csv.") if left else ""
             picture = figure(_forest(run, every.head(MOST_ROWS), grouped=True))
-            parts.append(fold(f"All {label(metric)} gaps by {group} ({len(every)})", picture, told))
+            these.append(fold(f"All {label(metric)} gaps by {group} ({len(every)})", picture, told))
+        if certain or metric == "auroc":
+            parts += [heading(title), *these]
+        else:
+            parts.append(fold(f"{title}: no certain gap", *these))
     chosen = rows[rows["metric"].isin(DRAWN) | (rows["p_adjusted"] <= alpha_of(run))]
     chosen = chosen.sort_values("p_adjusted", kind="stable")
     left = len(rows) - min(len(chosen), MOST_ROWS * 2)
@@ -273,7 +278,7 @@ def curves_section(run: RunFolder) -> Markup:
                 parts.append(fold(name, pictures))
     told = (
         "ROC: at most 60 vertices, averaged over runs at equal FPR. Calibration: at most ten bins of equal mass, each "
-        "of enough patients; on the diagonal the probabilities are right. Findings with a certain gap come first."
+        "of enough patients; on the diagonal the probabilities are right. °: few cases, a rough curve. Findings with a certain gap come first."
     )
     if len(arms) > MOST_ARMS:
         told += f" Curves of {len(arms) - MOST_ARMS} more arms are in curves.csv."
@@ -295,6 +300,7 @@ def _shown_cells(run: RunFolder) -> set[tuple[str, str, str, str, str]]:
 def _curve_pairs(run: RunFolder, by_place: dict, arm: str, finding: str) -> Markup:
     cells = whole(run.cells)
     cells = cells[(cells["arm"] == arm) & (cells["finding"] == finding) & (cells["metric"] == "auroc")]
+    few = {(row["group"], row["level"]): "°" for row in cells[cells["flag"] == "few"].to_dict("records")}
     groups = [group for group in dict.fromkeys(cells["group"]) if group != "all"] or ["all"]
     parts: list[str | Markup] = []
     for group in groups:
@@ -303,7 +309,12 @@ def _curve_pairs(run: RunFolder, by_place: dict, arm: str, finding: str) -> Mark
         pictures, lines = [], []
         for curve in ("roc", "calibration"):
             lines = [plot.Line("all", by_place.get((arm, finding, "all", "all", curve), ()), faint=True)]
-            lines += [plot.Line(str(level), by_place.get((arm, finding, group, level, curve), ())) for level in kept]
+            lines += [
+                plot.Line(
+                    f"{level}{few.get((group, level), '')}", by_place.get((arm, finding, group, level, curve), ())
+                )
+                for level in kept
+            ]
             if not any(line.points for line in lines):
                 continue
             if curve == "roc":

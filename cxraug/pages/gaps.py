@@ -10,26 +10,29 @@ import pandas as pd
 
 from cxraug.evaluation.assembly import REST
 from cxraug.evaluation.groups import MISSING
-from cxraug.evaluation.metrics import METRICS, NO_FINDING
+from cxraug.evaluation.metrics import NO_FINDING
 from cxraug.pages.page import number
 from cxraug.pages.runfolder import RunFolder, whole
 from cxraug.pages.verdict import higher_is_better, label, p_text
 
 RATES = ("tpr", "fpr", "fnr", "underdiagnosis", "overdiagnosis")
-# What is said of a rate: (finding, who, more or less often, value, reference's value, reference)
-RATE_TEXTS = {
-    "tpr": "{finding} is found {often} in {who}: {value} of the cases are called, against {other} in {rest}",
-    "fnr": "{finding} is missed {often} in {who}: {value} of the cases, against {other} in {rest}",
-    "fpr": "{finding} is called wrongly {often} in {who}: in {value} of those without it, against {other} in {rest}",
-    "underdiagnosis": "Sick people are called healthy {often} among {who}: {value} of them, against {other} in {rest}",
-    "overdiagnosis": "Healthy people are called sick {often} among {who}: {value} of them, against {other} in {rest}",
+# What a gap of a metric says, and of whom its values are shares
+PHRASES = {
+    "auroc": ("{finding} is told from its absence {how} in {who}", ""),
+    "tpr": ("{finding} is found {often} in {who}", " of the cases are called"),
+    "fnr": ("{finding} is missed {often} in {who}", " of the cases"),
+    "fpr": ("{finding} is called wrongly {often} in {who}", " of those without it"),
+    "underdiagnosis": ("Sick people are called healthy {often} among {who}", " of them"),
+    "overdiagnosis": ("Healthy people are called sick {often} among {who}", " of them"),
 }
 Row = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
 class CertainGap:
-    """A place where a gap is certain: its raw row, its matched row (either may be None) and the level's value.
+    """A place where a gap is certain: its raw and its matched row (either may be None) and the level's value.
+
+    ``unmatched``: matching was tried, but too few have a counterpart.
 
     A row is certain where its adjusted p value is at most alpha.
     """
@@ -38,6 +41,7 @@ class CertainGap:
     matched: Row | None
     value: float | None
     alpha: float
+    unmatched: bool = False
 
     @property
     def row(self) -> Row:
@@ -90,22 +94,24 @@ def distinct_gaps(run: RunFolder) -> pd.DataFrame:
 
 
 def certain_gaps(run: RunFolder) -> list[CertainGap]:
-    """Every certain gap once, raw beside matched; to a disadvantage first, then raw, then by p."""
+    """Every certain gap once, raw beside matched; to a disadvantage first, then raw, of many cases, small p."""
     rows, alpha = distinct_gaps(run), alpha_of(run)
     if rows.empty:
         return []
     every = whole(run.gaps)
-    every = every[every["flag"] != "suppressed"]
     keys = ["arm", "finding", "group", "level", "reference", "metric"]
     by_kind: dict[bool, dict[tuple, dict]] = {True: {}, False: {}}
-    for row in every.to_dict("records"):
+    for row in every[every["flag"] != "suppressed"].to_dict("records"):
         by_kind[row["matched"] == ""][tuple(row[key] for key in keys)] = row
+    lost = every[(every["flag"] == "suppressed") & (every["matched"] != "")]
+    unmatched = set(lost[keys].itertuples(index=False, name=None))
     values = _values(run)
     found = {}
     for row in rows[(rows["flag"] != "suppressed") & (rows["p_adjusted"] <= alpha)].to_dict("records"):
         key = tuple(row[k] for k in keys)
-        found[key] = CertainGap(by_kind[True].get(key), by_kind[False].get(key), values.get(_place(row)), alpha)
-    return sorted(found.values(), key=lambda gap: (not gap.worse, gap.row["matched"] != "", gap.row["p_adjusted"]))
+        raw, matched = by_kind[True].get(key), by_kind[False].get(key)
+        found[key] = CertainGap(raw, matched, values.get(_place(row)), alpha, key in unmatched)
+    return sorted(found.values(), key=_rank)
 
 
 def sentence(gap: CertainGap) -> str:
@@ -113,24 +119,23 @@ def sentence(gap: CertainGap) -> str:
     row = gap.row
     metric, finding = str(row["metric"]), str(row["finding"])
     who, rest = people(str(row["group"]), str(row["level"])), reference_text(row)
-    often = "more often" if row["gap"] > 0 else "less often"
-    text = ""
-    if row["matched"] == "" and gap.value is not None:
-        other = gap.value - float(row["gap"])
-        if metric in RATE_TEXTS:
-            text = RATE_TEXTS[metric].format(
-                finding=finding, who=who, often=often, rest=rest, value=number(gap.value, ".1%"),
-                other=number(other, ".1%"),
-            )  # fmt: skip
-        elif metric == "auroc":
-            how = "less well" if row["gap"] < 0 else "better"
-            text = (
-                f"{finding} is told from its absence {how} in {who}: AUROC {number(gap.value)}, against "
-                f"{number(other)} in {rest}"
-            )
-    if not text:
-        how = "higher" if row["gap"] > 0 else "lower"
-        judged = "worse" if gap.worse else "better"
+    words = {
+        "finding": finding, "who": who, "how": "less well" if row["gap"] < 0 else "better",
+        "often": "more often" if row["gap"] > 0 else "less often",
+    }  # fmt: skip
+    if metric in PHRASES:
+        start, of_whom = PHRASES[metric]
+        if metric == "auroc" and finding == NO_FINDING:
+            start = "Sick people are told from healthy ones {how} among {who}"
+        text = start.format(**words)
+        if row["matched"] == "" and gap.value is not None:
+            spec = ".1%" if metric in RATES else ".3f"
+            value, other = number(gap.value, spec), number(gap.value - float(row["gap"]), spec)
+            text += f": {'AUROC ' if metric == 'auroc' else ''}{value}{of_whom}, against {other} in {rest}"
+        else:
+            text += f" than in {rest}{_mix(row)}"
+    else:
+        how, judged = "higher" if row["gap"] > 0 else "lower", "worse" if gap.worse else "better"
         text = f"{label(metric)} of {finding} is {how} ({judged}) in {who} than in {rest}{_mix(row)}"
     tail = f". Gap {gap_text(row)}, adjusted p {p_text(row['p_adjusted'])}."
     if row["flag"] == "few":
@@ -216,6 +221,10 @@ def suppressed_places(run: RunFolder, metric: str = "auroc") -> list[tuple[str, 
     ]
 
 
+def _rank(gap: CertainGap) -> tuple:
+    return not gap.worse, gap.row["matched"] != "", gap.row["flag"] == "few", gap.row["p_adjusted"]
+
+
 def _certain(row: Row, alpha: float) -> bool:
     return bool(row["p_adjusted"] <= alpha)
 
@@ -228,10 +237,9 @@ def _mix(row: Row) -> str:
 
 def _after_matching(gap: CertainGap) -> str:
     """Whether a raw gap stands at the same mix of covariates, or a matched one was there before."""
-    metric = METRICS.get(str(gap.row["metric"]))
     if gap.row["matched"] == "":
         if gap.matched is None:
-            return " It could not be matched for the other covariates." if metric and metric.matched else ""
+            return " Too few have a counterpart at the same mix of the other covariates." if gap.unmatched else ""
         held = "it stands" if _certain(gap.matched, gap.alpha) else "it is no longer certain"
         return f" At the same mix of the other covariates {held}: {gap_text(gap.matched)}."
     if gap.raw is not None:

@@ -24,7 +24,7 @@ from cxraug.storage import read_json
 EVIL = "<script>alert('x')</script>|[a](http://evil.example)![b](http://evil.example/c.png)"
 
 
-def predictions(seed: int = 0, finding: str = "Edema", few: str = "N") -> pd.DataFrame:
+def predictions(seed: int = 1, finding: str = "Edema", few: str = "N") -> pd.DataFrame:
     """800 patients; Edema is hard to see in women (a planted gap); five people of the site ``few``."""
     rng = np.random.default_rng(seed)
     n = 800
@@ -69,7 +69,7 @@ def test_the_first_screen_answers_four_questions(page):
     first = page.text[:start]
     for question in ("How good is it?", "For whom is it worse?", "Is it certain?", "What to do"):
         assert question in first
-    assert "Worse for some, and that is certain" in first
+    assert "Worse for some, most clearly Edema" in first
     assert "Edema" in first
     assert "One training: whether another seed gives the same was not assessed." in first
 
