@@ -67,6 +67,10 @@ def evaluate(
         typer.Option(metavar="MARGIN", help="Also test whether arms are worse than controls by less than this AUROC."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstraps.")] = 0,
+    formats: Annotated[
+        str,
+        typer.Option("--format", help="Reports in the folder: html, md (a fairness card), json."),
+    ] = "html",
     logits: Annotated[bool, typer.Option("--logits", help="The p_ columns hold logits.")] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse files with different test images (default: those in all of them).")
@@ -81,7 +85,12 @@ def evaluate(
     from cxraug.evaluation.evaluate import evaluate as run
     from cxraug.evaluation.evaluate import write_evaluation
     from cxraug.evaluation.predictions import read_predictions, refuse_one_class
+    from cxraug.pages.evaluation import check_formats, write_evaluation_report
 
+    reports = list(dict.fromkeys(_list(formats)))
+    check_formats(reports)
+    if out is None and reports != ["html"]:
+        raise InputError("--format needs a folder to write to", found=formats, expected="--out FOLDER")
     read = read_predictions(predictions, logits=logits, strict=strict, with_train=with_train)
     refuse_one_class(read)
     named = _list(controls) or (read.arms[:1] if len(read.arms) > 1 else [])
@@ -102,10 +111,8 @@ def evaluate(
         mitigation=(mitigate, mitigate_by) if mitigate else None,
     )
     if out is not None:
-        from cxraug.pages.report import write_evaluation_report
-
         write_evaluation(evaluation, out)
-        write_evaluation_report(out)
+        write_evaluation_report(out, reports)
     if json_:
         _print_json(evaluation, out)
     else:

@@ -17,6 +17,7 @@ from cxraug.errors import InputError
 from cxraug.evaluation.assembly import CELLS, COMPARISON, GAPS, Assembly, levels_of
 from cxraug.evaluation.calibration import NAMES, Asked, fit_recalibration, recalibration_method
 from cxraug.evaluation.cells import subjects_of
+from cxraug.evaluation.curves import CURVES, curves_of
 from cxraug.evaluation.endpoint import Endpoint
 from cxraug.evaluation.extremes import EXTREMES
 from cxraug.evaluation.groups import AGE_BINS, age_band_names
@@ -126,12 +127,16 @@ class EvaluationSettings(BaseModel):
 
 @dataclass
 class Evaluation:
-    """The evaluation of one set of predictions: three tables with the contract's columns, and what they rest on."""
+    """The evaluation of one set of predictions: three tables with the contract's columns, and what they rest on.
+
+    ``curves``: the ROC and calibration curves of :func:`cxraug.evaluation.curves.curves_of`.
+    """
 
     cells: pd.DataFrame
     gaps: pd.DataFrame
     comparison: pd.DataFrame
     info: dict[str, Any] = field(default_factory=dict)
+    curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CURVES)))
 
     @classmethod
     def load(cls, folder: str | Path) -> Evaluation:
@@ -139,12 +144,12 @@ class Evaluation:
         folder = Path(folder)
         tables = {name: _read(folder / f"{name}.csv", columns) for name, columns in _TABLES.items()}
         info = read_json(folder / "evaluation.json")
-        return cls(tables["cells"], tables["gaps"], tables["comparison"], info)
+        return cls(tables["cells"], tables["gaps"], tables["comparison"], info, tables["curves"])
 
 
-_TABLES = {"cells": CELLS, "gaps": GAPS, "comparison": COMPARISON}
+_TABLES = {"cells": CELLS, "gaps": GAPS, "comparison": COMPARISON, "curves": CURVES}
 _TEXT = {"arm", "baseline", "seed", "draw", "finding", "group", "level", "reference", "metric", "matched", "method",
-         "family", "flag"}  # fmt: skip
+         "family", "flag", "curve"}  # fmt: skip
 
 
 def evaluate(
@@ -184,13 +189,15 @@ def evaluate(
         (cuts, notes), source = read_thresholds(given, predictions), "given"
     mitigated = mitigate(predictions, settings, cuts, *mitigation) if mitigation else None
     calibrated, methods = recalibrate(predictions, recalibration)
-    assembly = Assembly(predictions, settings, subjects_of(predictions, cuts, calibrated), methods)
+    subjects = subjects_of(predictions, cuts, calibrated)
+    assembly = Assembly(predictions, settings, subjects, methods)
     groups = list(dict.fromkeys(["all", *settings.groups]))
     if settings.primary is not None and settings.primary.group not in groups:
         groups.append(settings.primary.group)
     for group in groups:
         assembly.add_group(group)
     cells, gaps, comparison = assembly.tables()
+    curves = curves_of(predictions, subjects, cells, age_bins=settings.age_bins, least=settings.min_cell)
     info = {
         "settings": settings.model_dump(mode="json"),
         "primary": settings.primary.model_dump() if settings.primary else None,
@@ -213,7 +220,7 @@ def evaluate(
     }
     if mitigated is not None:
         info["mitigation"] = mitigated
-    return Evaluation(cells, gaps, comparison, info)
+    return Evaluation(cells, gaps, comparison, info, curves)
 
 
 def recalibrate(predictions: Predictions, asked: Asked = "platt") -> tuple[Array, dict[str, str]]:
@@ -233,8 +240,8 @@ def recalibrate(predictions: Predictions, asked: Asked = "platt") -> tuple[Array
 
 
 def write_evaluation(evaluation: Evaluation, folder: str | Path) -> None:
-    """Write ``cells.csv``, ``gaps.csv``, ``comparison.csv``, ``thresholds.csv``, ``mitigation.csv`` where one was asked
-    for, and ``evaluation.json`` (last)."""
+    """Write ``cells``, ``gaps``, ``comparison``, ``curves``, ``thresholds`` and ``mitigation`` where one was asked for
+    (CSV), and ``evaluation.json`` last."""
     folder = Path(folder)
     for name, columns in _TABLES.items():
         with atomic(folder / f"{name}.csv") as path:

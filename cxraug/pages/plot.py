@@ -17,6 +17,7 @@ from markupsafe import Markup
 from cxraug.pages.page import interval, number
 
 ROW = 26  # height of a row in CSS pixels
+HEAT_STEPS = (0.02, 0.05, 0.1, 0.2)  # where a heat map's colour deepens
 CLIP = 3.0  # an interval this many times as wide as the 80th percentile is cut off, with an arrow
 
 
@@ -43,6 +44,26 @@ class Change:
     after: float
     target: float | None = None
     group: str = ""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A cell of a heat map. Without ``value`` it is empty and ``note`` stands in it."""
+
+    value: float | None = None
+    worse: bool = False
+    certain: bool = False
+    few: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve of points (x, y); ``faint`` is the one that the others are read against."""
+
+    label: str
+    points: tuple[tuple[float, float], ...]
+    faint: bool = False
 
 
 class Axis:
@@ -260,6 +281,92 @@ def curve(
         x_name=x_name,
         y_name=y_name,
     )
+
+
+def square(lines: Sequence[Line], *, x_name: str, y_name: str, most: float = 1.0, dots: bool = False) -> Markup:
+    """Curves over [0, ``most``] x [0, ``most``] with the diagonal, for ROC and calibration.
+
+    Parameters
+    ----------
+    lines : coloured in their order as :func:`line_keys` names them. dots : mark the points themselves.
+    """
+    axis, size, left = Axis(0, most, steps=2 if most == 1 else 3), 230, 44
+
+    def x(value: float) -> float:
+        return round(left + size * axis.at(value) / 100, 1)
+
+    def y(value: float) -> float:
+        return round(8 + size * (1 - axis.at(value) / 100), 1)
+
+    marks = [
+        Markup('<line class="s-grid" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(x(0), y(0), x(axis.high), y(axis.high))
+    ]
+    for tick in axis.ticks:
+        at, up = x(tick), y(tick)
+        marks.append(Markup('<line class="s-grid" x1="{0}" x2="{0}" y1="8" y2="{1}"/>').format(at, 8 + size))
+        marks.append(Markup('<line class="s-grid" x1="{1}" x2="{2}" y1="{0}" y2="{0}"/>').format(up, left, left + size))
+        text = axis.text(tick)
+        marks.append(Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(at, size + 24, text))
+        marks.append(Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(left - 6, up + 4, text))
+    for line, css in zip(lines, _line_classes(lines), strict=True):
+        points = " ".join(f"{x(a)},{y(b)}" for a, b in line.points)
+        marks.append(Markup('<polyline class="{}" points="{}"/>').format(css, points))
+        if dots:
+            marks += [
+                Markup('<circle class="{} dot" cx="{}" cy="{}" r="2.5"/>').format(css, x(a), y(b))
+                for a, b in line.points
+            ]
+    return Markup(
+        '<svg width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img" aria-label="{2}">{3}'
+        '<text x="{4}" y="{5}" text-anchor="middle">{6}</text>'
+        '<text x="10" y="{7}" text-anchor="middle" transform="rotate(-90 10 {7})">{8}</text></svg>'
+    ).format(
+        left + size + 14, size + 48, f"{y_name} by {x_name}: {', '.join(line.label for line in lines)}",
+        Markup("").join(marks), left + size / 2, size + 42, x_name, 8 + size / 2, y_name,
+    )  # fmt: skip
+
+
+def line_keys(lines: Sequence[Line]) -> Markup:
+    """The legend of :func:`square`."""
+    keys = Markup("").join(
+        Markup(
+            '<li><svg width="24" height="8" aria-hidden="true"><polyline class="{}" points="1,4 23,4"/></svg>{}</li>'
+        ).format(css, line.label)
+        for line, css in zip(lines, _line_classes(lines), strict=True)
+    )
+    return Markup('<ul class="legend">{}</ul>').format(keys)
+
+
+def _line_classes(lines: Sequence[Line]) -> list[str]:
+    """Eight colours, then the same again dashed, dotted, ..."""
+    names, k = [], 0
+    for line in lines:
+        names.append("s-curve faint" if line.faint else f"s-curve c{k % 8} d{k // 8 % 4}")
+        k += not line.faint
+    return names
+
+
+def heat_map(
+    columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Heat]]], *, caption: str, corner: str
+) -> Markup:
+    """Signed numbers as a table whose colour says how much worse or better; :class:`Heat` per cell."""
+    head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in columns)
+    body = Markup("").join(
+        Markup('<tr><th scope="row">{}</th>{}</tr>').format(name, Markup("").join(map(_heat_cell, cells)))
+        for name, cells in rows
+    )
+    return Markup(
+        '<div class="scroll" tabindex="0" role="region" aria-label="{0}"><table class="heat"><caption>{0}</caption>'
+        '<thead><tr><th scope="col">{1}</th>{2}</tr></thead><tbody>{3}</tbody></table></div>\n'
+    ).format(caption, corner, head, body)
+
+
+def _heat_cell(cell: Heat) -> Markup:
+    if cell.value is None:
+        return Markup('<td class="none">{}</td>').format(cell.note)
+    step = sum(abs(cell.value) >= bound for bound in HEAT_STEPS)
+    kind = f"{'worse' if cell.worse else 'better'}-{step}" + (" certain" if cell.certain else "")
+    return Markup('<td class="{}">{}{}</td>').format(kind, number(cell.value, "+.2f"), "°" if cell.few else "")
 
 
 def _interval_axis(rows: Sequence[Interval], reference: float | None, bounds: tuple[float, float] | None) -> Axis:

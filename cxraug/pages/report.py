@@ -18,10 +18,9 @@ from cxraug.pages.results import (
     curve_section,
     findings_section,
     groups_section,
-    mitigation_section,
     ratio_section,
 )
-from cxraug.pages.runfolder import RunFolder, read_evaluation, read_run
+from cxraug.pages.runfolder import RunFolder, read_run
 from cxraug.storage import atomic
 
 REPORT = "report.html"
@@ -58,27 +57,6 @@ def write_run_report(run: str | Path) -> Path:
     path = found.path / REPORT
     with atomic(path) as temporary:
         temporary.write_text(report_html(found), encoding="utf-8")
-    return path
-
-
-def write_evaluation_report(folder: str | Path) -> Path:
-    """Write ``report.html`` into an evaluation folder (``cells.csv``, ``gaps.csv``, ...) and return its path."""
-    found = read_evaluation(folder)
-    body = blocks(
-        [
-            comparison_section(found) if len(found.comparison) else "",
-            findings_section(found),
-            groups_section(found),
-            mitigation_section(found),
-            settings_section(found),
-            method_section(found),
-        ]
-    )
-    path = Path(folder) / REPORT
-    nav = [(key, name) for key, name in NAV if f'<section id="{key}"' in body]
-    with atomic(path) as temporary:
-        page = render_page("Audit of predictions", body, subtitle=found.path.resolve().name, nav=nav)
-        temporary.write_text(page, encoding="utf-8")
     return path
 
 

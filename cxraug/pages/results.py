@@ -95,7 +95,7 @@ def findings_section(run: RunFolder) -> Markup:
     order = _findings(run, rows)
     rows = _ordered(rows, order)
     marks = [
-        _interval_row(run, r, value="value", label=r["arm"], group=_finding(r), strong=_is_primary_arm(run, r))
+        interval_row(run, r, value="value", label=r["arm"], group=_finding(r), strong=_is_primary_arm(run, r))
         for r in rows.head(2 * MAX_ROWS).to_dict("records")
     ]
     frame = pd.DataFrame(
@@ -137,9 +137,7 @@ def groups_section(run: RunFolder) -> Markup:
             )
         )
     parts.append(_gap_part(run))
-    parts.append(_rate_part(run))
-    parts.append(_extreme_part(run))
-    parts.append(_worst_part(run))
+    parts.append(group_tables(run))
     return section(
         "groups",
         "For whom: groups and gaps",
@@ -180,6 +178,11 @@ def mitigation_section(run: RunFolder) -> Markup:
     )
     parts = [told, table(frame, caption="Before and after"), *(paragraph(text) for text in found["notes"])]
     return section("mitigation", f"Mitigation: thresholds by {found['group']}", *parts)
+
+
+def group_tables(run: RunFolder) -> Markup:
+    """Values per level, largest differences over levels beside chance, worst levels."""
+    return blocks([_rate_part(run), _extreme_part(run), _worst_part(run)])
 
 
 def curve_section(run: RunFolder) -> Markup:
@@ -293,7 +296,7 @@ def absent(what: str, why: str = "") -> Markup:
 
 def _difference_forest(run: RunFolder, rows: pd.DataFrame) -> Markup:
     marks = [
-        _interval_row(
+        interval_row(
             run,
             r,
             value="difference",
@@ -357,7 +360,7 @@ def _gap_part(run: RunFolder) -> Markup:
             parts.append(told)
             continue
         marks = [
-            _interval_row(
+            interval_row(
                 run,
                 r,
                 value="gap",
@@ -377,11 +380,12 @@ def _gap_part(run: RunFolder) -> Markup:
         whole_part = [picture, _more(chosen), told]
         parts.append(blocks(whole_part) if metric == "auroc" else fold(title, *whole_part))
     mine = rows[rows["arm"].isin(arms)]
-    parts.append(fold("Table of gaps", _gap_table(_capped(mine)), _left_out(mine, run.gaps, "gaps.csv")))
+    parts.append(fold("Table of gaps", gap_table(_capped(mine)), _left_out(mine, run.gaps, "gaps.csv")))
     return blocks(parts)
 
 
-def _gap_table(rows: pd.DataFrame) -> Markup:
+def gap_table(rows: pd.DataFrame) -> Markup:
+    """Rows of ``gaps.csv`` as a sortable table."""
     records = rows.to_dict("records")
     hidden = [r["flag"] == "suppressed" for r in records]
     frame = pd.DataFrame(
@@ -550,9 +554,10 @@ def _value_cell(run: RunFolder, row: Mapping[Any, Any], value: str) -> Cell:
     return Cell(Markup("{}{}").format(text, mark), _as_float(row[value]))
 
 
-def _interval_row(
+def interval_row(
     run: RunFolder, row: Mapping[Any, Any], *, value: str, label: str, group: str, strong: bool
 ) -> plot.Interval:
+    """A row of ``cells.csv``, ``gaps.csv`` or ``comparison.csv`` as a row of a forest plot."""
     few = (
         run.evaluation.get("settings", {}).get("min_cell", 10)
         if isinstance(run.evaluation.get("settings"), dict)

@@ -15,7 +15,7 @@ from cxraug.storage import read_json
 TEXT_COLUMNS = frozenset(
     {
         "arm", "seed", "draw", "finding", "group", "level", "metric", "method", "flag", "reference", "matched",
-        "family", "baseline", "kind", "reason", "split",
+        "family", "baseline", "kind", "reason", "split", "curve",
     }
 )  # fmt: skip
 NUMBER_COLUMNS = frozenset(
@@ -61,7 +61,8 @@ class RunFolder:
     verdict: dict[str, Any] = field(default_factory=dict)
     audit: dict[str, Any] = field(default_factory=dict)
     draws: tuple[DrawFolder, ...] = ()
-    curve: pd.DataFrame = field(default_factory=pd.DataFrame)
+    curve: pd.DataFrame = field(default_factory=pd.DataFrame)  # learning curve
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame)  # ROC and calibration
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
     gaps: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparison: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -122,6 +123,7 @@ def read_evaluation(folder: str | Path) -> RunFolder:
         cells=_csv(folder / "cells.csv"),
         gaps=_csv(folder / "gaps.csv"),
         comparison=_csv(folder / "comparison.csv"),
+        curves=_csv(folder / "curves.csv"),
         evaluation=_json(folder / "evaluation.json"),
     )
 

@@ -198,7 +198,7 @@ def test_written_files_read_back_and_are_the_same_every_time(result, tmp_path):
         pd.testing.assert_frame_equal(getattr(loaded, name), getattr(result, name), check_dtype=False)
     assert loaded.info["primary"]["arm"] == "new"
     write_evaluation(loaded, tmp_path / "two")
-    for name in ("cells.csv", "gaps.csv", "comparison.csv", "thresholds.csv", "evaluation.json"):
+    for name in ("cells.csv", "gaps.csv", "comparison.csv", "curves.csv", "thresholds.csv", "evaluation.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 

@@ -41,8 +41,8 @@ def test_tables_are_printed_and_written(app, files, tmp_path):
     assert found.exit_code == 0, found.output
     for word in ("2 run(s)", "Gaps:", "Arms against controls"):
         assert word in found.output
-    assert sorted(path.name for path in out.iterdir())[:6] == [
-        "cells.csv", "comparison.csv", "evaluation.json", "gaps.csv", "report.html", "thresholds.csv",
+    assert sorted(path.name for path in out.iterdir()) == [
+        "cells.csv", "comparison.csv", "curves.csv", "evaluation.json", "gaps.csv", "report.html", "thresholds.csv",
     ]  # fmt: skip
 
 

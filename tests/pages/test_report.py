@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from cxraug.cli.report import register
 from cxraug.errors import InputError
-from cxraug.pages.report import flatten, write_evaluation_report, write_run_report
+from cxraug.pages.evaluation import write_evaluation_report
+from cxraug.pages.report import flatten, write_run_report
 from cxraug.pages.results import draw_interval
 from cxraug.storage import read_json, write_json
 

@@ -1,0 +1,189 @@
+"""The four questions that an audit of predictions answers first, in plain words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cxraug.evaluation.metrics import ANY_FINDING, MACRO, NO_FINDING
+from cxraug.pages.gaps import (
+    CertainGap,
+    alpha_of,
+    certain_gaps,
+    distinct_gaps,
+    missed,
+    people,
+    sentence,
+    short,
+    suppressed_places,
+)
+from cxraug.pages.page import interval, number
+from cxraug.pages.runfolder import RunFolder, whole
+from cxraug.pages.verdict import label
+
+MOST = 4  # gaps on the first screen
+NEAR = 0.05  # the AUROC gap that is used to say how many patients would be needed
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the first screen says: a heading, one sentence, a list per question, and the certain gaps behind them.
+
+    ``tone`` is ``bad`` where a gap is certain to somebody's disadvantage, ``warn`` where no gap was judged and
+    ``quiet`` otherwise: an audit never proves that there is no gap.
+    """
+
+    heading: str
+    sentence: str
+    tone: str
+    how_good: list[str]
+    for_whom_worse: list[str]
+    is_it_certain: list[str]
+    what_to_do: list[str]
+    gaps: list[CertainGap]
+
+    @property
+    def questions(self) -> list[tuple[str, list[str]]]:
+        """The questions with their answers, in order."""
+        return [
+            ("How good is it?", self.how_good),
+            ("For whom is it worse?", self.for_whom_worse),
+            ("Is it certain?", self.is_it_certain),
+            ("What to do", self.what_to_do),
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for machines."""
+        rows = [
+            {**dict(gap.row), "worse": gap.worse, "sentence": sentence(gap)}
+            for gap in self.gaps
+        ]  # fmt: skip
+        texts = {"how_good": self.how_good, "for_whom_worse": self.for_whom_worse,
+                 "is_it_certain": self.is_it_certain, "what_to_do": self.what_to_do}  # fmt: skip
+        return {"heading": self.heading, "sentence": self.sentence, **texts, "certain_gaps": rows}
+
+
+def answers_of(run: RunFolder) -> Answers:
+    """Answer the four questions from the tables of an evaluation."""
+    gaps = certain_gaps(run)
+    worse = [gap for gap in gaps if gap.worse]
+    rows = distinct_gaps(run)
+    judged = int((rows["flag"] != "suppressed").sum()) if len(rows) else 0
+    if worse:
+        heading = f"{len(worse)} gap{'s' if len(worse) > 1 else ''} to a group's disadvantage"
+        told, tone = f"Worse for some, most clearly {short(worse[0])}.", "bad"
+    elif judged:
+        heading, tone = "No gap to a group's disadvantage is certain", "quiet"
+        told = "No group is certainly worse off here; how large a gap could have been missed stands below."
+    else:
+        heading, tone = "No gap was judged", "warn"
+        told = "No group was compared, or every group is too small." if len(rows) else "No group was asked for."
+    return Answers(heading, told, tone, _how_good(run), _for_whom(worse), _certain(run, gaps), _do(run, gaps), gaps)
+
+
+def _how_good(run: RunFolder) -> list[str]:
+    if run.cells.empty:
+        return ["No metric was measured."]
+    rows = whole(run.cells)
+    rows = rows[(rows["group"] == "all") & (rows["flag"] != "suppressed")]
+    arms = list(dict.fromkeys(rows["arm"]))
+    lines = []
+    for arm in arms:
+        part = rows[(rows["arm"] == arm) & (rows["metric"] == "auroc")]
+        name = f"{arm}: " if len(arms) > 1 else ""
+        macro = part[part["finding"] == MACRO].to_dict("records")
+        single = part[~part["finding"].isin([MACRO, ANY_FINDING, NO_FINDING])].sort_values("value").to_dict("records")
+        for row in macro:
+            lines.append(f"{name}mean AUROC {_value(row)} over {len(single)} findings.")
+        if single:
+            last, first = single[0], single[-1]
+            ends = [f"best {first['finding']} {_value(first)}", f"worst {last['finding']} {_value(last)}"]
+            lines.append(f"{name}{'; '.join(ends if len(single) > 1 else ends[:1])}.")
+        for row in rows[(rows["arm"] == arm) & (rows["metric"] == "underdiagnosis")].to_dict("records"):
+            lines.append(f"{name}of the sick, {number(row['value'], '.1%')} are called healthy (underdiagnosis).")
+    return [line[:1].upper() + line[1:] if len(arms) == 1 else line for line in lines] or ["No AUROC was measured."]
+
+
+def _value(row: dict) -> str:
+    return interval(row["value"], row["ci_low"], row["ci_high"]) + (", few cases" if row["flag"] == "few" else "")
+
+
+def _for_whom(worse: list[CertainGap]) -> list[str]:
+    lines = [short(gap) + (" (few cases)" if gap.row["flag"] == "few" else "") for gap in worse[:MOST]]
+    if len(worse) > MOST:
+        lines.append(f"And {len(worse) - MOST} more, each with its sentence below.")
+    return lines or ["For nobody that could be shown."]
+
+
+def _certain(run: RunFolder, gaps: list[CertainGap]) -> list[str]:
+    rows = distinct_gaps(run)
+    if rows.empty:
+        return ["Nothing was compared."]
+    alpha = alpha_of(run)
+    shown = rows[rows["flag"] != "suppressed"]
+    families = len(shown[["arm", "family"]].drop_duplicates())
+    showing = len({(gap.row["arm"], gap.row["family"]) for gap in gaps})
+    lines = [
+        f"{len(gaps)} of {len(shown):,} gaps are certain. Intervals and p values hold together over each family (one "
+        f"metric and grouping): {showing} of {families} families show a gap, where {number(alpha * families, '.1f')} "
+        "would by chance alone."
+    ]
+    raw = [gap for gap in gaps if gap.raw is not None and gap.row["matched"] == ""]
+    stand = sum(gap.matched is not None and gap.matched["p_adjusted"] <= alpha for gap in raw)
+    if raw:
+        lines.append(f"Of {len(raw)} raw gaps {stand} stand at the same mix of the other covariates.")
+    for row in missed(run, ("auroc",)).head(2).to_dict("records"):
+        hidden = f", {row['suppressed']} more suppressed" if row["suppressed"] else ""
+        lines.append(
+            f"May be missed: AUROC gaps by {row['group']} below {number(row['mdg'], '.2f')} (median of {row['shown']}"
+            f"{hidden})."
+        )
+    if len(run.evaluation.get("runs") or []) == 1:
+        lines.append("One training: whether another seed gives the same was not assessed.")
+    return lines
+
+
+def _do(run: RunFolder, gaps: list[CertainGap]) -> list[str]:
+    """Steps that follow from what was found, the most pressing first."""
+    alpha, worse, lines = alpha_of(run), [gap for gap in gaps if gap.worse], []
+    ranked = {(g.row["finding"], g.row["group"], g.row["level"]) for g in worse if g.row["metric"] == "auroc"}
+    seen: set[str] = set()
+
+    def say(kind: str, text: str) -> None:
+        if kind not in seen:
+            seen.add(kind)
+            lines.append(text)
+
+    for gap in worse:
+        row = gap.row
+        who, place = people(row["group"], row["level"]), (row["finding"], row["group"], row["level"])
+        fell = gap.matched is not None and gap.matched["p_adjusted"] > alpha
+        if row["metric"] == "auroc":
+            say("rank", f"{row['finding']} in {who}: the ranking itself is worse. Look at labels and images, then "
+                "train with more of them (“cxraug plan” says how many).")  # fmt: skip
+        elif row["metric"] in ("tpr", "fpr", "underdiagnosis", "overdiagnosis") and place not in ranked:
+            say("cut", f"{row['finding']} in {who}: no AUROC gap is certain there, so the threshold may sit "
+                "differently for them. See the curves; recalibrate before retraining.")  # fmt: skip
+        if row["matched"] == "" and fell:
+            say("mix", "A gap that goes at the same mix of the other covariates may be theirs, not the group's.")
+        if row["flag"] == "few":
+            say("few", f"Collect more cases before acting on gaps with few ({row['finding']} in {who}).")
+    if worse:
+        lines.append("Confirm on other patients before acting.")
+    hidden = suppressed_places(run)
+    if hidden:
+        hidden.sort(key=lambda place: -len(place[2]))
+        names = "; ".join(f"{people(group, level)} ({len(found)} findings)" for group, level, found in hidden[:2])
+        lines.append(
+            f"Collect test cases where nothing can be said: {names}{' and others' if len(hidden) > 2 else ''}."
+        )
+    if not worse:
+        wide = missed(run, ("auroc",))
+        wide = wide[wide["mdg"] > NEAR]
+        for row in wide.head(1).to_dict("records"):
+            times = number((row["mdg"] / NEAR) ** 2, ".1f")
+            lines.append(
+                f"To see {label('auroc')} gaps of {NEAR} by {row['group']}, test about {times} times the patients."
+            )
+        lines.append("Do not report this as “fair”: report what could have been missed.")
+    return lines

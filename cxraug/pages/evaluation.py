@@ -1,0 +1,358 @@
+"""The report of an audit of predictions: one offline page, a fairness card (Markdown) and the same for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from markupsafe import Markup
+
+from cxraug.errors import InputError
+from cxraug.pages import plot
+from cxraug.pages.answers import Answers, answers_of
+from cxraug.pages.fairness_card import fairness_card
+from cxraug.pages.gaps import (
+    alpha_of,
+    certain_gaps,
+    distinct_gaps,
+    is_worse,
+    missed,
+    sentence,
+    unknown,
+)
+from cxraug.pages.page import blocks, bullets, figure, fold, heading, note, number, render_page, section, table
+from cxraug.pages.report import NAV, REPORT, method_section, settings_section
+from cxraug.pages.results import (
+    absent,
+    comparison_section,
+    findings_section,
+    gap_table,
+    group_tables,
+    interval_row,
+    mitigation_section,
+)
+from cxraug.pages.runfolder import RunFolder, read_evaluation, whole
+from cxraug.pages.verdict import label
+from cxraug.storage import atomic, write_json
+
+FORMATS = {"html": REPORT, "md": "report.md", "json": "report.json"}
+DRAWN = ("auroc", "tpr", "fpr", "underdiagnosis", "overdiagnosis", "ece")  # metrics that get plots
+FIRST = 20  # rows of a forest plot that is not folded
+MOST_ROWS = 150  # of a folded one
+MOST_ARMS = 2  # arms with heat maps and curves
+OPEN = 2  # findings whose curves are not folded
+NAMES = (
+    ("answers", "In short"),
+    ("sentences", "Certain gaps in words"),
+    ("gaps", "Gaps"),
+    ("map", "Finding × group"),
+    ("curves", "ROC and calibration"),
+    ("missed", "What could be missed"),
+    ("tables", "Tables by group"),
+    *NAV,
+)
+
+
+def write_evaluation_report(folder: str | Path, formats: Sequence[str] = ("html",)) -> Path:
+    """Write the report of an evaluation folder (``cells.csv``, ``gaps.csv``, ``curves.csv``, ...) into it.
+
+    Parameters
+    ----------
+    formats : ``html`` (``report.html``), ``md`` (``report.md``, the fairness card) and ``json`` (``report.json``).
+
+    Returns
+    -------
+    The path of the first one. The same folder gives the same bytes.
+
+    Raises
+    ------
+    InputError
+        If ``folder`` is no evaluation folder or a format is not known.
+    """
+    folder = Path(folder)
+    check_formats(formats)
+    found = read_evaluation(folder)
+    answers = answers_of(found)
+    for name in formats:
+        path = folder / FORMATS[name]
+        if name == "json":
+            write_json(path, answers.as_json())
+            continue
+        text = evaluation_html(found, answers) if name == "html" else fairness_card(found, answers)
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return folder / FORMATS[formats[0]]
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise :class:`InputError` for a format that is not known."""
+    for name in formats:
+        if name not in FORMATS:
+            raise InputError("--format: no such format", found=name, expected=", ".join(FORMATS))
+    if not formats:
+        raise InputError("--format: no format", expected=", ".join(FORMATS))
+
+
+def evaluation_html(run: RunFolder, answers: Answers) -> str:
+    """The report as one HTML file."""
+    body = blocks(
+        [
+            answers_section(run, answers),
+            sentences_section(answers),
+            gaps_section(run),
+            map_section(run),
+            curves_section(run),
+            missed_section(run),
+            comparison_section(run) if len(run.comparison) else "",
+            findings_section(run),
+            tables_section(run),
+            mitigation_section(run),
+            settings_section(run),
+            method_section(run),
+        ]
+    )
+    nav = [(key, name) for key, name in NAMES if f'<section id="{key}"' in body]
+    return render_page("Audit of predictions", body, subtitle=subtitle(run), nav=nav)
+
+
+def subtitle(run: RunFolder) -> str:
+    """What was audited: images, patients and runs."""
+    info = run.evaluation
+    if "n_images" not in info:
+        return run.path.resolve().name
+    runs = len(info.get("runs") or [])
+    counts = f"{number(info['n_images'], ',d')} test images of {number(info['n_patients'], ',d')} patients"
+    return f"{run.path.resolve().name} · {counts} · {runs} run{'s' if runs != 1 else ''}"
+
+
+def answers_section(run: RunFolder, answers: Answers) -> Markup:
+    """The first screen: how good, for whom worse, is it certain, what to do."""
+    columns = Markup("").join(
+        Markup("<div><h3>{}</h3>{}</div>").format(question, bullets(lines)) for question, lines in answers.questions
+    )
+    return Markup(
+        '<section id="answers" class="verdict tone-{}"><h2>{}</h2>\n<p class="sentence">{}</p>\n'
+        '<div class="columns">{}</div></section>\n'
+    ).format(answers.tone, answers.heading, answers.sentence, columns)
+
+
+def sentences_section(answers: Answers) -> Markup:
+    """One sentence per certain gap: to a disadvantage first, then to an advantage."""
+    if not answers.gaps:
+        return section("sentences", "Certain gaps in words", note("No gap is certain."))
+    parts: list[str | Markup] = []
+    for worse, title in ((True, "To a disadvantage"), (False, "To an advantage")):
+        lines = [_armed(answers, gap.row["arm"], sentence(gap)) for gap in answers.gaps if gap.worse is worse]
+        if lines:
+            parts += [heading(title), bullets(lines)]
+    lead = "Brackets hold simultaneous intervals; each gap is told once, from the side that is worse off."
+    return section("sentences", "Certain gaps in words", *parts, lead=lead)
+
+
+def _armed(answers: Answers, arm: str, text: str) -> str:
+    several = len({gap.row["arm"] for gap in answers.gaps}) > 1
+    return f"{arm}: {text}" if several else text
+
+
+def gaps_section(run: RunFolder) -> Markup:
+    """Forest plots of the raw gaps by metric, the most certain first, then every finding by grouping."""
+    rows = distinct_gaps(run)
+    if rows.empty:
+        return section("gaps", "Gaps", absent("a gap", "No group was compared."))
+    raw = rows[rows["matched"] == ""]
+    parts: list[str | Markup] = []
+    for metric in [name for name in DRAWN if (raw["metric"] == name).any()]:
+        part = raw[raw["metric"] == metric]
+        shown = part[part["flag"] != "suppressed"].sort_values("p_adjusted", kind="stable")
+        title = label(metric)[:1].upper() + label(metric)[1:]
+        if shown.empty:
+            parts.append(note(f"{title}: every gap is suppressed, too few cases."))
+            continue
+        certain = int((shown["p_adjusted"] <= alpha_of(run)).sum())
+        first = shown.head(max(FIRST, min(certain, MOST_ROWS)))
+        caption = f"The {len(first)} of {len(shown)} {label(metric)} gaps with the smallest adjusted p; "
+        caption += f"{certain} {'is' if certain == 1 else 'are'} certain (bold). Intervals hold together per grouping."
+        these: list[str | Markup] = [figure(_forest(run, first, grouped=False), caption)]
+        for group in dict.fromkeys(part["group"]):
+            every = part[part["group"] == group].sort_values("finding", kind="stable", key=_order(part))
+            left = max(len(every) - MOST_ROWS, 0)
+            told = note(f"{left} more rows are in gaps.csv.") if left else ""
+            picture = figure(_forest(run, every.head(MOST_ROWS), grouped=True))
+            these.append(fold(f"All {label(metric)} gaps by {group} ({len(every)})", picture, told))
+        if certain or metric == "auroc":
+            parts += [heading(title), *these]
+        else:
+            parts.append(fold(f"{title}: no certain gap", *these))
+    chosen = rows[rows["metric"].isin(DRAWN) | (rows["p_adjusted"] <= alpha_of(run))]
+    chosen = chosen.sort_values("p_adjusted", kind="stable")
+    left = len(rows) - min(len(chosen), MOST_ROWS * 2)
+    told = note(f"{left} more rows are in gaps.csv.") if left > 0 else ""
+    parts.append(fold("Table of gaps, raw and matched", gap_table(chosen.head(MOST_ROWS * 2)), told))
+    lead = "A gap is a group level minus its reference; of two mirror images the side that is worse off is shown."
+    return section("gaps", "Gaps", *parts, lead=lead)
+
+
+def _order(rows: pd.DataFrame):
+    """Sort key: findings in the order of the table."""
+    rank = {name: i for i, name in enumerate(dict.fromkeys(rows["finding"]))}
+    return lambda column: column.map(rank)
+
+
+def _forest(run: RunFolder, rows: pd.DataFrame, *, grouped: bool) -> Markup:
+    several, alpha = len(set(rows["arm"])) > 1, alpha_of(run)
+    marks = []
+    for row in rows.to_dict("records"):
+        where = f"{row['level']} − {row['reference']}" + (f" · {row['arm']}" if several else "")
+        name = where if grouped else f"{row['finding']}, {row['group']} {where}"
+        group = str(row["finding"]) if grouped else ""
+        strong = row["flag"] != "suppressed" and row["p_adjusted"] <= alpha
+        marks.append(interval_row(run, row, value="gap", label=name, group=group, strong=bool(strong)))
+    sides = ("lower than the reference", "higher than the reference")
+    return plot.forest(marks, what="gap", reference=0.0, sign=True, sides=sides)
+
+
+def map_section(run: RunFolder) -> Markup:
+    """Findings down, group levels across: the raw gap, coloured by who is worse off."""
+    rows = whole(run.gaps) if len(run.gaps) else run.gaps
+    if rows.empty:
+        return Markup("")
+    rows = rows[(rows["matched"] == "") & ~rows["level"].map(unknown).astype(bool)]
+    parts: list[str | Markup] = []
+    arms = list(dict.fromkeys(rows["arm"]))
+    for arm in arms[:MOST_ARMS]:
+        for metric in ("auroc", "tpr", "fpr", "ece"):
+            part = rows[(rows["arm"] == arm) & (rows["metric"] == metric)]
+            if part.empty:
+                continue
+            title = label(metric) + (f", {arm}" if len(arms) > 1 else "")
+            pictures = [_heat(run, part[part["group"] == group], f"{title} by {group}") for group in _groups(part)]
+            parts.append(blocks(pictures) if not parts else fold(title, *pictures))
+    steps = ", ".join(f"{step:g}" for step in plot.HEAT_STEPS)
+    told = (
+        f"Red: worse than the reference, blue: better; the colour deepens at {steps}. Framed and bold: certain. "
+        "°: few cases. “–”: suppressed, too few cases to show anything."
+    )
+    return section("map", "Finding × group", *parts, note(told), lead="The gap of every cell at one glance.")
+
+
+def _groups(rows: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(rows["group"]))
+
+
+def _heat(run: RunFolder, rows: pd.DataFrame, caption: str) -> Markup:
+    alpha = alpha_of(run)
+    levels, findings = list(dict.fromkeys(rows["level"])), list(dict.fromkeys(rows["finding"]))
+    cells = {}
+    for row in rows.to_dict("records"):
+        hidden = row["flag"] == "suppressed" or row["gap"] != row["gap"]
+        cells[row["finding"], row["level"]] = (
+            plot.Heat(note="–")
+            if hidden
+            else plot.Heat(float(row["gap"]), is_worse(row), bool(row["p_adjusted"] <= alpha), row["flag"] == "few")
+        )
+    table_rows = [(name, [cells.get((name, level), plot.Heat(note="–")) for level in levels]) for name in findings]
+    return plot.heat_map(levels, table_rows, caption=f"Gap of {caption}", corner="finding")
+
+
+def curves_section(run: RunFolder) -> Markup:
+    """ROC and calibration of every finding by grouping; cells that are suppressed have no curve."""
+    title = "ROC and calibration by group"
+    if run.curves.empty:
+        return section("curves", title, absent("curves.csv", "No curves were kept with this evaluation."))
+    shown = _shown_cells(run)
+    arms = list(dict.fromkeys(run.curves["arm"]))
+    by_place = {
+        key: tuple(zip(part["x"], part["y"], strict=True))
+        for key, part in run.curves.groupby(["arm", "finding", "group", "level", "curve"], sort=False)
+        if key in shown
+    }
+    certain = list(dict.fromkeys(gap.row["finding"] for gap in certain_gaps(run) if gap.worse))
+    findings = sorted(dict.fromkeys(run.curves["finding"]), key=lambda name: name not in certain)
+    parts: list[str | Markup] = []
+    for arm in arms[:MOST_ARMS]:
+        for number_, finding in enumerate(findings):
+            name = finding + (f", {arm}" if len(arms) > 1 else "")
+            pictures = _curve_pairs(run, by_place, str(arm), str(finding))
+            if number_ < OPEN and arm == arms[0]:
+                parts += [heading(name), pictures]
+            else:
+                parts.append(fold(name, pictures))
+    told = (
+        "ROC: at most 60 vertices, averaged over runs at equal FPR. Calibration: at most ten bins of equal mass, each "
+        "of enough patients; on the diagonal the probabilities are right. °: few cases, a rough curve. Findings with a "
+        "certain gap come first."
+    )
+    if len(arms) > MOST_ARMS:
+        told += f" Curves of {len(arms) - MOST_ARMS} more arms are in curves.csv."
+    return section("curves", title, *parts, note(told))
+
+
+def _shown_cells(run: RunFolder) -> set[tuple[str, str, str, str, str]]:
+    """Places that may have a curve: the tables decide, whatever curves.csv holds."""
+    rows = whole(run.cells)
+    rows = rows[rows["flag"] != "suppressed"]
+    found = set()
+    for curve, metric in (("roc", "auroc"), ("calibration", "ece")):
+        part = rows[rows["metric"] == metric]
+        keys = zip(part["arm"], part["finding"], part["group"], part["level"], strict=True)
+        found |= {(*key, curve) for key in keys}
+    return found
+
+
+def _curve_pairs(run: RunFolder, by_place: dict, arm: str, finding: str) -> Markup:
+    cells = whole(run.cells)
+    cells = cells[(cells["arm"] == arm) & (cells["finding"] == finding) & (cells["metric"] == "auroc")]
+    few = {(row["group"], row["level"]): "°" for row in cells[cells["flag"] == "few"].to_dict("records")}
+    groups = [group for group in dict.fromkeys(cells["group"]) if group != "all"] or ["all"]
+    parts: list[str | Markup] = []
+    for group in groups:
+        levels = list(dict.fromkeys(cells.loc[cells["group"] == group, "level"])) if group != "all" else []
+        kept = [level for level in levels if (arm, finding, group, level, "roc") in by_place]
+        pictures, lines = [], []
+        for curve in ("roc", "calibration"):
+            lines = [plot.Line("all", by_place.get((arm, finding, "all", "all", curve), ()), faint=True)]
+            lines += [
+                plot.Line(
+                    f"{level}{few.get((group, level), '')}", by_place.get((arm, finding, group, level, curve), ())
+                )
+                for level in kept
+            ]
+            if not any(line.points for line in lines):
+                continue
+            if curve == "roc":
+                pictures.append(plot.square(lines, x_name="FPR", y_name="TPR"))
+            else:
+                most = max(max(point) for line in lines for point in line.points)
+                names = {"x_name": "mean probability", "y_name": "frequency"}
+                pictures.append(plot.square(lines, most=max(most, 0.01), dots=True, **names))
+        gone = [str(level) for level in levels if level not in kept]
+        caption = f"{finding} by {group}." + (f" Suppressed, not drawn: {', '.join(gone)}." if gone else "")
+        pair = Markup('<div class="pair">{}</div>').format(blocks(pictures)) + plot.line_keys(lines)
+        parts.append(figure(pair, caption))
+    return blocks(parts)
+
+
+def missed_section(run: RunFolder) -> Markup:
+    """The smallest gaps that would have been found, and what was suppressed."""
+    rows = missed(run)
+    if rows.empty:
+        return Markup("")
+    frame = pd.DataFrame(
+        {
+            "group": rows["group"],
+            "metric": [label(name) for name in rows["metric"]],
+            "gaps judged": rows["shown"],
+            "suppressed": rows["suppressed"],
+            "smallest detectable, median": rows["mdg"],
+            "largest": rows["most"],
+        }
+    )
+    lead = "The gap that would have been found in four of five repetitions, at the level adjusted for all of them."
+    told = note("A gap below these sizes may well be there. Suppressed means that nothing is known.", "warning")
+    return section("missed", "What could have been missed", told, table(frame, caption="Per grouping"), lead=lead)
+
+
+def tables_section(run: RunFolder) -> Markup:
+    """The numbers by group: rates, largest differences, worst levels."""
+    return section("tables", "Tables by group", group_tables(run))
