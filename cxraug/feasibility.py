@@ -69,6 +69,10 @@ def refuse_rows(recipe: Recipe, manifest: Manifest) -> None:
             expected=f"one of {', '.join(findings)}",
         )
     _refuse_groups(recipe, manifest)
+    if recipe.evaluate.probes:
+        from cxraug.probes import refuse_probes
+
+        refuse_probes(recipe, manifest, recipe.evaluate.probes)
 
 
 def _refuse_groups(recipe: Recipe, manifest: Manifest) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cxraug.balance.settings import PlanSettings
 from cxraug.classifiers.settings import TrainSettings
@@ -176,6 +176,14 @@ class EvaluateSettings(Strict):
     metrics: list[str] | None = None
     non_inferiority: float | None = Field(None, gt=0)
     source_probe: bool = True
+    probes: list[str] = []  # attributes that linear probes look for in the arms' features
+
+    @field_validator("probes")
+    @classmethod
+    def _once_each(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value) or not all(value):
+            raise ValueError("must name each attribute once")
+        return value
 
     @model_validator(mode="after")
     def _known(self) -> EvaluateSettings:
@@ -184,7 +192,9 @@ class EvaluateSettings(Strict):
 
     def settings(self, **more: Any) -> EvaluationSettings:
         """These settings as the evaluation takes them."""
-        own = self.model_dump(exclude={"source_probe", "metrics"}) | ({"metrics": self.metrics} if self.metrics else {})
+        own = self.model_dump(exclude={"source_probe", "probes", "metrics"}) | (
+            {"metrics": self.metrics} if self.metrics else {}
+        )
         try:
             return EvaluationSettings(**own, **more)
         except ValidationError as error:

@@ -12,7 +12,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -183,6 +183,7 @@ def run_recipe(
     overrides: list[str] | None = None,
     fresh: bool = False,
     until: str = "report",
+    probes: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Walk a recipe to its verdict; go on where an earlier sitting stopped.
 
@@ -190,7 +191,8 @@ def run_recipe(
     ----------
     path : the recipe (YAML). out : run folder, ``runs/<recipe name>`` by default.
     overrides : ``key.path=value`` settings that replace the recipe's. fresh : throw an earlier run away.
-    until : the last stage to do, one of :data:`STAGES`.
+    until : the last stage to do, one of :data:`STAGES`. probes : attributes to look for in the features of the trained
+        arms as soon as they are trained, whatever the recipe says (:func:`cxraug.probes.probe_arms`).
 
     Returns
     -------
@@ -216,11 +218,11 @@ def run_recipe(
     settings = _settings(run)
     _refuse_other_settings(run.folder, settings)
     walk: dict[str, Callable[[Run], Any]] = {
-        "data": check_data,
+        "data": lambda run: check_data(run, probes),
         "audit": stages.audit,
         "curve": stages.curve,
         "core": stages.common_core,
-        "train": stages.draws,
+        "train": lambda run: stages.draws(run, probes),
         "evaluate": stages.evaluate,
         "report": stages.report,
     }
@@ -249,11 +251,14 @@ def once(folder: Path, work: Callable[[], Any]) -> Any:
     return read_json(marker)["result"]
 
 
-def check_data(run: Run) -> None:
+def check_data(run: Run, probes: Sequence[str] = ()) -> None:
     """Read and decode everything, and refuse what cannot work before any time is spent."""
+    from cxraug.probes import refuse_probes
+
     recipe = run.recipe
     refuse_impossible(recipe, lambda: run.listed)
     refuse_rows(recipe, run.manifest)  # once more: bad images may have been left out
+    refuse_probes(recipe, run.manifest, probes)
     for draw in range(recipe.draws):
         limited = run.keep(draw)
         refuse_all_hidden(run, limited.keep)

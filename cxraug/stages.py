@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,11 @@ def common_core(run: Run) -> None:
     _train_core(run, run.rows("train") & keep, run.folder / "core", settings.train, init=None, seed=("core",))
 
 
-def draws(run: Run) -> None:
-    """Every draw: plan, sets, gate, and all arms; the ratio is chosen on validation before the other arms train."""
+def draws(run: Run, probes: Sequence[str] = ()) -> None:
+    """Every draw: plan, sets, gate, and all arms; the ratio is chosen on validation before the other arms train.
+
+    ``probes`` : attributes that are looked for in the arms' features once all are trained.
+    """
     recipe = run.recipe
     for draw in range(recipe.draws):
         fill_draw(run, draw)
@@ -80,6 +84,10 @@ def draws(run: Run) -> None:
             for seed in seeds
         ]
     train_arms(run, others, "other arms")
+    if probes:
+        from cxraug.probes import probe_arms
+
+        probe_arms(run, probes)
 
 
 def fill_draw(run: Run, draw: int) -> None:
@@ -234,10 +242,16 @@ def _described(run: Run, rows: np.ndarray) -> dict[str, Any]:
 
 
 def evaluate(run: Run) -> dict[str, Any]:
-    """Read the test rows once: cells, gaps, comparisons and the verdict on the primary endpoint."""
+    """Read the test rows once: cells, gaps, comparisons, probes and the verdict on the primary endpoint."""
     from cxraug.conclusion import conclude
+    from cxraug.probes import probe_arms
 
-    return once(run.folder / "evaluation", lambda: conclude(run))
+    def work() -> dict[str, Any]:
+        if run.recipe.evaluate.probes:
+            probe_arms(run, run.recipe.evaluate.probes)
+        return conclude(run)
+
+    return once(run.folder / "evaluation", work)
 
 
 def report(run: Run) -> dict[str, Any]:

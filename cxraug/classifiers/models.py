@@ -38,9 +38,27 @@ class Classifier(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (n, F) of ``images`` (n, 1, S, S) in [0, 1]."""
+        return self.net(self._scaled(images))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the last layer is given (n, D) for ``images`` (n, 1, S, S) in [0, 1], by the network's own methods."""
+        net: Any = self.net
+        x = self._scaled(images)
+        if hasattr(net, "forward_head"):  # timm
+            return net.forward_head(net.forward_features(x), pre_logits=True)
+        return net.features2(x)  # torchxrayvision
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (n, F) that the last layer makes of ``features`` (n, D)."""
+        head = self.net.get_submodule(self.head)
+        if isinstance(head, nn.Conv2d):  # a 1 x 1 convolution, in some timm networks
+            return head(features[:, :, None, None]).flatten(1)
+        return head(features)
+
+    def _scaled(self, images: torch.Tensor) -> torch.Tensor:
         if self.size is not None and images.shape[-1] != self.size:
             images = nn.functional.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
-        return self.net((images - self.centre) / self.spread)
+        return (images - self.centre) / self.spread
 
 
 def build_model(

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxraug.classifiers.card import WEIGHTS, read_classifier_card
-from cxraug.classifiers.models import build_model
+from cxraug.classifiers.card import WEIGHTS, ClassifierCard, read_classifier_card
+from cxraug.classifiers.models import Classifier, build_model
 from cxraug.classifiers.training import to_unit
 from cxraug.errors import InputError
 from cxraug.storage import atomic
@@ -35,6 +35,24 @@ def predict_arm(folder: Path, pixels: np.ndarray, *, batch: int = 256, device: s
     ------
     InputError : no classifier in ``folder``, or images of another size than it was trained on.
     """
+    card, model, where = open_classifier(folder, pixels, device=device)
+    result = np.empty((len(pixels), len(card.findings)), dtype=np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(pixels), batch):
+            logits = model(to_unit(pixels[start : start + batch], where))
+            result[start : start + batch] = torch.sigmoid(logits.double()).cpu().numpy()
+    return result
+
+
+def open_classifier(
+    folder: Path, pixels: np.ndarray, *, device: str = "auto"
+) -> tuple[ClassifierCard, Classifier, torch.device]:
+    """A trained classifier's card, its network ready for ``pixels`` uint8 (n, S, S), and the device that is on.
+
+    Raises
+    ------
+    InputError : no classifier in ``folder``, or images of another size than it was trained on.
+    """
     card = read_classifier_card(folder)
     if pixels.ndim != 3 or pixels.dtype != np.uint8 or pixels.shape[1:] != (card.size, card.size):
         raise InputError(
@@ -46,13 +64,7 @@ def predict_arm(folder: Path, pixels: np.ndarray, *, batch: int = 256, device: s
     model = build_model(
         card.model, len(card.findings), weights=Path(folder) / WEIGHTS, size=card.size, findings=card.findings
     )
-    model.to(where).eval()
-    result = np.empty((len(pixels), len(card.findings)), dtype=np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(pixels), batch):
-            logits = model(to_unit(pixels[start : start + batch], where))
-            result[start : start + batch] = torch.sigmoid(logits.double()).cpu().numpy()
-    return result
+    return card, model.to(where).eval(), where
 
 
 def write_predictions(

@@ -8,7 +8,15 @@ from typing import Literal, cast
 import typer
 
 from cxraug.cli.answer import print_json
-from cxraug.cli.selection import LABEL_COLUMNS_HELP, choice, parse_label_columns, parse_where, say_label_columns
+from cxraug.cli.selection import (
+    LABEL_COLUMNS_HELP,
+    choice,
+    names,
+    parse_label_columns,
+    parse_where,
+    say_label_columns,
+)
+from cxraug.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +28,9 @@ def register(app: typer.Typer) -> None:
         out: Path | None = typer.Option(None, "--out", help="Run folder; default runs/<recipe name>."),
         set_: list[str] = typer.Option([], "--set", help="Replace a setting, e.g. --set train.steps=400. Repeatable."),
         fresh: bool = typer.Option(False, "--fresh", help="Throw an earlier run in this folder away."),
+        probe: str | None = typer.Option(
+            None, "--probe", help="Attributes that linear probes look for in the arms' features, e.g. sex,age,race."
+        ),
         as_json: bool = typer.Option(False, "--json", help="Print the folder and the predictions as JSON."),
     ) -> None:
         """Train and predict all arms of a recipe, and stop before the evaluation."""
@@ -27,12 +38,18 @@ def register(app: typer.Typer) -> None:
         from cxraug.run import run_recipe
 
         folder = out or Path("runs") / read_recipe(recipe, list(set_)).name
-        run_recipe(recipe, folder, overrides=list(set_), fresh=fresh, until="train")
+        probes = list(dict.fromkeys(names(probe) or []))
+        if probe is not None and not probes:
+            raise InputError("--probe names no column", found=probe, expected="for example sex,age")
+        run_recipe(recipe, folder, overrides=list(set_), fresh=fresh, until="train", probes=probes)
         predictions = sorted(folder.glob("draw-*/arms/*/seed-*/predictions.parquet"))
         if as_json:
-            print_json({"folder": folder, "predictions": predictions})
+            table = {"probes": folder / "evaluation" / "probes.csv"} if probes else {}
+            print_json({"folder": folder, "predictions": predictions, **table})
         else:
             typer.echo(f"{folder}: {len(predictions)} classifiers trained; `cxraug run` goes on from here")
+            if probes:
+                typer.echo(f"probes: {folder / 'evaluation' / 'probes.csv'}; `cxraug report {folder}` shows them")
 
     @app.command()
     def predict(
