@@ -214,14 +214,14 @@ def _rows(
             if ours is not None:
                 for name in STATES:
                     estimate = combine(ours[name].take(runs), draws[runs])
-                    ends = (np.array([x]) for x in (estimate.value, estimate.variance, estimate.df))
-                    low, high = interval(*ends, "wilson", settings.alpha)
+                    value, variance, df = (np.array([x]) for x in (estimate.value, estimate.variance, estimate.df))
+                    low, high = interval(value, variance, df, "wilson", settings.alpha)
                     values |= {name: estimate.value, f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
             if ours is not None and theirs is not None:
                 left, right = ({name: side[name].take(runs) for name in STATES} for side in (ours, theirs))
                 gaps = {name: _gap(left[name], right[name], draws[runs]) for name in STATES}
-                changes = [side["after"].minus(side["before"], paired=True) for side in (left, right)]
-                gaps["change"] = _gap(*changes, draws[runs])
+                ours_moved, theirs_moved = (side["after"].minus(side["before"], paired=True) for side in (left, right))
+                gaps["change"] = _gap(ours_moved, theirs_moved, draws[runs])
             rows.append(_Row(values, gaps))
     return rows
 

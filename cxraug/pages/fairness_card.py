@@ -111,8 +111,9 @@ def _whom(run: RunFolder) -> list[tuple[str, ...]]:
     rows = rows[(rows["finding"] != MACRO) & rows["metric"].isin(["auroc", "tpr", "brier", "ece"])]
     counts = rows.groupby(["group", "level"], sort=False)[["n", "n_patients"]].max()
     least = int((run.evaluation.get("settings") or {}).get("min_cell", 10))
-    found = []
-    for (group, level), row in counts.iterrows():
+    found: list[tuple[str, ...]] = []
+    for row in counts.reset_index().to_dict("records"):
+        group, level = row["group"], row["level"]
         small = min(row["n"], row["n_patients"]) < least
         texts = (f"fewer than {least}",) * 2 if small else (number(row["n"], ",d"), number(row["n_patients"], ",d"))
         found.append((plain_text(group), plain_text(level) + (" (not known)" if unknown(level) else ""), *texts))
