@@ -12,6 +12,7 @@ from cxraug.pages import plot, verdict
 from cxraug.pages.material import audit_section, generated_section, limit_section, plan_section, sheet_section
 from cxraug.pages.method import NOTES
 from cxraug.pages.page import Cell, blocks, bullets, facts, fold, render_page, section, table
+from cxraug.pages.probes import probes_section
 from cxraug.pages.results import (
     absent,
     comparison_section,
@@ -36,6 +37,7 @@ NAV = (
     ("findings", "AUROC by finding"),
     ("groups", "Groups and gaps"),
     ("mitigation", "Mitigation"),
+    ("probes", "Encoding of attributes"),
     ("curve", "Room for improvement"),
     ("ratio", "Ratio"),
     ("settings", "Settings"),
@@ -73,6 +75,7 @@ def report_html(run: RunFolder) -> str:
             comparison_section(run),
             findings_section(run),
             groups_section(run),
+            probes_section(run),
             curve_section(run),
             ratio_section(run),
             settings_section(run),

@@ -15,7 +15,7 @@ from cxraug.storage import read_json
 TEXT_COLUMNS = frozenset(
     {
         "arm", "seed", "draw", "finding", "group", "level", "metric", "method", "flag", "reference", "matched",
-        "family", "baseline", "kind", "reason", "split", "curve",
+        "family", "baseline", "kind", "reason", "split", "curve", "attribute",
     }
 )  # fmt: skip
 NUMBER_COLUMNS = frozenset(
@@ -66,6 +66,7 @@ class RunFolder:
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
     gaps: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparison: pd.DataFrame = field(default_factory=pd.DataFrame)
+    probes: pd.DataFrame = field(default_factory=pd.DataFrame)
     evaluation: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)  # per stage, all sittings
 
@@ -105,6 +106,7 @@ def read_run(path: str | Path) -> RunFolder:
         cells=_csv(path / "evaluation" / "cells.csv"),
         gaps=_csv(path / "evaluation" / "gaps.csv"),
         comparison=_csv(path / "evaluation" / "comparison.csv"),
+        probes=_csv(path / "evaluation" / "probes.csv"),
         evaluation=_json(path / "evaluation" / "evaluation.json"),
         seconds=_seconds(path / "times.jsonl"),
     )

@@ -7,13 +7,15 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from squares import FINDINGS, SIZE, toy
 
 from cxraug.classifiers.arms import ArmData
 from cxraug.classifiers.manifest import predict_manifest
 from cxraug.classifiers.objective import validation_aurocs
-from cxraug.classifiers.prediction import predict_arm, write_predictions
+from cxraug.classifiers.prediction import open_classifier, predict_arm, write_predictions
+from cxraug.classifiers.probe import arm_features
 from cxraug.classifiers.settings import TrainSettings
 from cxraug.classifiers.training import train_arm
 from cxraug.cli.main import run
@@ -51,6 +53,16 @@ def test_rows_are_predicted_in_order_whatever_the_batch(model):
     assert predict_arm(model, pixels, batch=3) == pytest.approx(whole, abs=1e-6)
     assert predict_arm(model, pixels[::-1])[::-1] == pytest.approx(whole, abs=1e-6)
     assert predict_arm(model, pixels[:0]).shape == (0, 2)
+
+
+def test_predictions_are_what_the_last_layer_makes_of_the_features(model):
+    pixels = toy(10, 3).pixels
+    features = torch.from_numpy(arm_features(model, pixels, device="cpu"))
+    with torch.inference_mode():
+        logits = open_classifier(model, pixels, device="cpu")[1].logits(features)
+    assert torch.equal(
+        torch.sigmoid(logits.double()).float(), torch.from_numpy(predict_arm(model, pixels, device="cpu"))
+    )
 
 
 def test_other_images_and_swapped_weights_are_refused(model, tmp_path):
