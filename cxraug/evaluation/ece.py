@@ -34,11 +34,13 @@ def squared_ece(p: Array, y: Array, cell: Array, patients: Patients) -> Measured
     known = np.flatnonzero(cell & ~np.isnan(y))
     patient = np.repeat(np.arange(len(patients)), np.diff(patients.starts, append=patients.n))[known]
     total, label = len(known), y[known]
-    most = min(BINS, max(2, len(np.unique(patient)) // PER_BIN))
+    most = min(BINS, max(2, (1 + np.count_nonzero(np.diff(patient))) // PER_BIN))
+    begins = -(-np.arange(1, most) * total // most)  # rank at which each further bin begins
     value, influence = np.empty(len(p)), np.zeros((len(p), len(patients)))
     for run, probability in enumerate(p[:, known]):
-        first = np.searchsorted(np.sort(probability), probability, side="left")
-        bins = np.unique(first * most // total, return_inverse=True)[1]
+        bins = np.searchsorted(np.sort(probability)[begins - 1], probability, side="left")  # equal p: by the first one
+        filled = np.bincount(bins, minlength=most) > 0
+        bins = (np.cumsum(filled) - 1)[bins]
         size = np.bincount(bins)
         miss = np.bincount(bins, label - probability) / size
         at, shape = bins * len(patients) + patient, (len(size), len(patients))
