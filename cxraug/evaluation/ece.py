@@ -34,7 +34,7 @@ def squared_ece(p: Array, y: Array, cell: Array, patients: Patients) -> Measured
     known = np.flatnonzero(cell & ~np.isnan(y))
     patient = np.repeat(np.arange(len(patients)), np.diff(patients.starts, append=patients.n))[known]
     total, label = len(known), y[known]
-    most = min(BINS, max(2, (1 + np.count_nonzero(np.diff(patient))) // PER_BIN))
+    most = min(BINS, max(2, (1 + int(np.count_nonzero(np.diff(patient)))) // PER_BIN))
     begins = -(-np.arange(1, most) * total // most)  # rank at which each further bin begins
     value, influence = np.empty(len(p)), np.zeros((len(p), len(patients)))
     for run, probability in enumerate(p[:, known]):
