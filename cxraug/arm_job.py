@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from cxraug.errors import InputError
+from cxraug.recipe import SYNTHETIC_ARMS
 from cxraug.run import MARKER, Run, once
 from cxraug.seeds import derive_seed
 from cxraug.storage import read_json, write_json
 
 SET_OF = {"mixed": "core", "pretrained": "core", "gaussian": "gaussian", "outside": "outside"}
+ADDS_NOTHING = ("real", "weighted", "augmented")  # no images, so no ratio
 NEEDS_PLAN = ("duplicated", "oversampled", "real_pretrained")
 
 
@@ -184,6 +186,22 @@ def _raised(run: Run, draw: int) -> list[str]:
     """The findings that the plan raises, as cells: imbalanced-learn's classes are about these alone."""
     table = pd.read_csv(run.draw_folder(draw) / "plan" / "table.csv")
     return sorted(set(table.loc[table["target"] > table["before"], "finding"]))
+
+
+def lead_arm(run: Run) -> str:
+    """The arm on whose validation score the ratio is chosen."""
+    return next(kind for kind in SYNTHETIC_ARMS if kind in run.recipe.arms.use)
+
+
+def chosen_jobs(run: Run) -> list[ArmJob]:
+    """Every arm, draw and seed that is evaluated: the chosen ratio only."""
+    lead, jobs = lead_arm(run), []
+    for draw in range(run.recipe.draws):
+        ratio = select_ratio(run, lead, draw)
+        for kind in run.recipe.arms.use:
+            own = None if kind in ADDS_NOTHING else ratio
+            jobs += [ArmJob(str(run.folder), kind, own, draw, seed) for seed in range(run.recipe.seeds)]
+    return jobs
 
 
 def select_ratio(run: Run, lead: str, draw: int) -> float | None:

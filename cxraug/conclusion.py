@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cxraug.arm_job import ArmJob, arm_folder, curve_jobs, select_ratio
-from cxraug.recipe import CONTROLS, SYNTHETIC_ARMS
+from cxraug.arm_job import arm_folder, chosen_jobs, curve_jobs
+from cxraug.recipe import CONTROLS
 from cxraug.run import Run
 from cxraug.seeds import derive_seed
 from cxraug.storage import atomic, read_json, write_json
@@ -45,18 +45,6 @@ def conclude(run: Run) -> dict[str, Any]:
     found = verdict(result, recipe.evaluate.primary, room=room(run), outside=outside, notes=notes)
     write_json(run.folder / "verdict.json", {**found, "source_probe": probe})
     return found
-
-
-def chosen_jobs(run: Run) -> list[ArmJob]:
-    """Every arm, draw and seed that is evaluated: the chosen ratio only."""
-    lead = next(kind for kind in SYNTHETIC_ARMS if kind in run.recipe.arms.use)
-    jobs = []
-    for draw in range(run.recipe.draws):
-        ratio = select_ratio(run, lead, draw)
-        for kind in run.recipe.arms.use:
-            own = None if kind in ("real", "weighted", "augmented") else ratio
-            jobs += [ArmJob(str(run.folder), kind, own, draw, seed) for seed in range(run.recipe.seeds)]
-    return jobs
 
 
 def comparisons(run: Run) -> list[tuple[str, str]]:

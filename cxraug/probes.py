@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxraug.arm_job import ArmJob, arm_folder, open_run
+from cxraug.arm_job import ArmJob, arm_folder, chosen_jobs, open_run
 from cxraug.errors import InputError
 from cxraug.evaluation.groups import MISSING, group_levels, level_order
 from cxraug.recipe import Recipe
@@ -91,7 +91,6 @@ def probe_arms(run: Run, attributes: Sequence[str]) -> Path:
     other attributes that an earlier call wrote are kept.
     """
     from cxraug.classifiers.pool import train_many
-    from cxraug.conclusion import chosen_jobs
 
     jobs = [ProbeJob(job, tuple(attributes)) for job in chosen_jobs(run)]
     missing = [job for job in jobs if not (job.folder / MARKER).is_file()]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxraug.arm_job import ArmJob, curve_jobs, select_ratio, train_arms
+from cxraug.arm_job import ArmJob, chosen_jobs, curve_jobs, lead_arm, train_arms
 from cxraug.run import Run, once
 from cxraug.seeds import derive_seed
 
@@ -64,26 +64,16 @@ def draws(run: Run, probes: Sequence[str] = ()) -> None:
     recipe = run.recipe
     for draw in range(recipe.draws):
         fill_draw(run, draw)
-    lead = next(kind for kind in ("mixed", "pretrained") if kind in recipe.arms.use)
+    lead = lead_arm(run)
     ratios: list[float | None] = [*recipe.arms.ratios] if recipe.arms.ratios else [None]
-    seeds = range(recipe.seeds)
     jobs = [
         ArmJob(str(run.folder), lead, ratio, draw, seed)
         for draw in range(recipe.draws)
         for ratio in ratios
-        for seed in seeds
+        for seed in range(recipe.seeds)
     ]
     train_arms(run, jobs, f"arm {lead}")
-    others = []
-    for draw in range(recipe.draws):
-        ratio = select_ratio(run, lead, draw)
-        others += [
-            ArmJob(str(run.folder), kind, None if kind in ("real", "weighted", "augmented") else ratio, draw, seed)
-            for kind in recipe.arms.use
-            if kind != lead
-            for seed in seeds
-        ]
-    train_arms(run, others, "other arms")
+    train_arms(run, [job for job in chosen_jobs(run) if job.kind != lead], "other arms")
     if probes:
         from cxraug.probes import probe_arms
 
