@@ -5,12 +5,12 @@ After the model cards of Mitchell et al. (2019, FAT*, arXiv 1810.03993), in the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxraug.evaluation.metrics import ANY_FINDING, MACRO
 from cxraug.pages.gaps import alpha_of, missed, sentence, suppressed_places, unknown
+from cxraug.pages.markdown import bullets, plain_text, table
 from cxraug.pages.page import interval, number
 from cxraug.pages.runfolder import RunFolder, whole
 from cxraug.pages.verdict import label
@@ -33,39 +33,30 @@ def fairness_card(run: RunFolder, answers: Answers) -> str:
     """The card as Markdown; names from the files are escaped and stay text."""
     parts = [
         "# Fairness card: audit of predictions",
-        _table(("", ""), _facts(run)),
+        table(("", ""), _facts(run)),
         "## In short",
         f"**{plain_text(answers.heading)}.** {plain_text(answers.sentence)}",
-        *(f"**{question}**\n\n{_bullets(lines)}" for question, lines in answers.questions),
+        *(f"**{question}**\n\n{bullets(lines)}" for question, lines in answers.questions),
         "## On whom",
-        _table(("group", "level", "images", "patients"), _whom(run)),
+        table(("group", "level", "images", "patients"), _whom(run)),
         "## Results on the whole test set",
         *_results(run),
         "## Gaps found",
-        _bullets(_told(answers)) if answers.gaps else "No gap is certain.",
+        bullets(_told(answers)) if answers.gaps else "No gap is certain.",
         "## What could have been missed",
         "The smallest gap that would have been found with 80 % power at the level adjusted for all gaps of the family.",
-        _table(("group", "metric", "gaps judged", "suppressed", "median", "largest"), _missed(run)),
+        table(("group", "metric", "gaps judged", "suppressed", "median", "largest"), _missed(run)),
     ]
     hidden = [
         f"{group} {level}: {', '.join(names)}" for group, level, names in suppressed_places(run)
     ]  # fmt: skip
     if hidden:
-        parts += ["AUROC is suppressed (too few cases), so nothing is known, for:", _bullets(hidden)]
-    parts += ["## Limits", _bullets(LIMITS)]
+        parts += ["AUROC is suppressed (too few cases), so nothing is known, for:", bullets(hidden)]
+    parts += ["## Limits", bullets(LIMITS)]
     if notes := [str(text) for text in run.evaluation.get("notes") or []]:
-        parts += ["Notes of this evaluation:", _bullets(notes)]
-    parts += ["## Method", _bullets(str(text) for text in run.evaluation.get("methods") or [])]
+        parts += ["Notes of this evaluation:", bullets(notes)]
+    parts += ["## Method", bullets(str(text) for text in run.evaluation.get("methods") or [])]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def plain_text(text: object) -> str:
-    """``text`` so that Markdown and HTML in it stay text, on one line."""
-    line = " ".join(str(text).split())
-    for mark, kept in (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("`", "\\`"), ("*", "\\*"),
-                       ("|", "\\|"), ("![", "!\\["), ("](", "]\\("), ("][", "]\\["), ("#", "\\#")):  # fmt: skip
-        line = line.replace(mark, kept)
-    return line
 
 
 def _told(answers: Answers) -> list[str]:
@@ -135,7 +126,7 @@ def _results(run: RunFolder) -> list[str]:
             lines.append((plain_text(finding), *(_value(cells.get(name)) for name in metrics)))
         if len(arms) > 1:
             parts.append(f"### {plain_text(arm)}")
-        parts.append(_table(("finding", *(label(name) for name in metrics)), lines))
+        parts.append(table(("finding", *(label(name) for name in metrics)), lines))
     return parts
 
 
@@ -153,14 +144,3 @@ def _missed(run: RunFolder) -> list[tuple[str, ...]]:
          number(row["most"]))
         for row in missed(run).to_dict("records")
     ]  # fmt: skip
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    if not lines:
-        return ""
-    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *lines])
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {plain_text(line)}" for line in lines)

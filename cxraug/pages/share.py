@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from cxraug.errors import InputError
 from cxraug.pages import verdict
+from cxraug.pages.markdown import bullets, plain_text, table
 from cxraug.pages.page import interval, number
 from cxraug.pages.results import draw_interval
 from cxraug.pages.runfolder import RunFolder, SetFolder, read_run, whole
@@ -64,8 +64,8 @@ def write_share(run: str | Path, folder: str | Path) -> Path:
 def _result(run: RunFolder, part: SetFolder | None, *, has_sheet: bool) -> str:
     found = run.verdict
     name = run.setting("name", default=run.path.name)
-    blocks = [f"# {name}", f"**{verdict.sentence(found)}.**", verdict.meaning(found)]
-    blocks += ["\n".join(f"- {line}" for line in verdict.caveats(found))]
+    blocks = [f"# {plain_text(name)}", f"**{plain_text(verdict.sentence(found))}.**"]
+    blocks += [plain_text(verdict.meaning(found)), bullets(verdict.caveats(found))]
     blocks += [_controls(run), _curve(run), _arms(run), _gate(run), _probe(found)]
     if has_sheet and part is not None:
         blocks.append(f"![Synthetic images of {part.draw}](sheet.png)")
@@ -73,8 +73,7 @@ def _result(run: RunFolder, part: SetFolder | None, *, has_sheet: bool) -> str:
             "Synthetic images that the gate accepted, the first of each finding and group in the order generated."
         )
     blocks += [_made(run)]
-    text = "\n\n".join(block for block in blocks if block) + "\n"
-    return text.replace("<", "&lt;")  # a finding's name must not become HTML where Markdown is rendered
+    return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def _controls(run: RunFolder) -> str:
@@ -82,14 +81,13 @@ def _controls(run: RunFolder) -> str:
     lines = []
     for row in rows.to_dict("records"):
         if row["flag"] == "suppressed":
-            lines.append([row["baseline"], "suppressed", "", ""])
+            lines.append([plain_text(row["baseline"]), "suppressed", "", ""])
             continue
         difference = interval(row["difference"], row["ci_low"], row["ci_high"], "+.3f")
-        lines.append(
-            [row["baseline"], difference, verdict.p_text(row["p_adjusted"]), verdict.detectable_text(row["mde"])]
-        )
-    title = f"## {verdict.endpoint(run.verdict)}: {run.verdict.get('arm')} against each control"
-    return f"{title}\n\n{_table(['control', 'difference [95 %]', 'p (Holm)', 'smallest detectable'], lines)}"
+        p, mde = plain_text(verdict.p_text(row["p_adjusted"])), verdict.detectable_text(row["mde"])
+        lines.append([plain_text(row["baseline"]), difference, p, mde])
+    title = plain_text(f"{verdict.endpoint(run.verdict)}: {run.verdict.get('arm')} against each control")
+    return f"## {title}\n\n{table(['control', 'difference [95 %]', 'p (Holm)', 'smallest detectable'], lines)}"
 
 
 def _curve(run: RunFolder) -> str:
@@ -99,9 +97,10 @@ def _curve(run: RunFolder) -> str:
     for count in dict.fromkeys(run.curve["n_patients"]):
         points = run.curve[run.curve["n_patients"] == count]
         value, (low, high) = draw_interval(points.dropna(subset=["auroc"]))
-        lines.append([count, interval(value, low, high) if low is not None else number(value), str(len(points))])
-    text = _table(["training patients", "test AUROC [95 % over draws]", "trainings"], lines)
-    return f"## Learning curve of the real data\n\n{text}"
+        text = interval(value, low, high) if low is not None else number(value)
+        lines.append([plain_text(count), text, str(len(points))])
+    head = ["training patients", "test AUROC [95 % over draws]", "trainings"]
+    return f"## Learning curve of the real data\n\n{table(head, lines)}"
 
 
 def _arms(run: RunFolder) -> str:
@@ -111,12 +110,12 @@ def _arms(run: RunFolder) -> str:
     keep &= (cells["group"] == (found.get("group") or "all")) & (cells["level"] == (found.get("level") or "all"))
     lines = [
         [
-            row["arm"],
+            plain_text(row["arm"]),
             interval(row["value"], row["ci_low"], row["ci_high"]) if row["flag"] != "suppressed" else "suppressed",
         ]
         for row in cells[keep].to_dict("records")
     ]
-    return f"## Every arm\n\n{_table(['arm', f'{verdict.endpoint(found)} [95 %]'], lines)}" if lines else ""
+    return f"## Every arm\n\n{table(['arm', plain_text(verdict.endpoint(found)) + ' [95 %]'], lines)}" if lines else ""
 
 
 def _gate(run: RunFolder) -> str:
@@ -124,12 +123,12 @@ def _gate(run: RunFolder) -> str:
     for part in run.sets:
         if "gate" in part.rows:
             accepted = int((part.rows["gate"] == "accept").sum())
-            lines.append([part.draw, part.name, f"{accepted} of {len(part.rows)}"])
+            lines.append([plain_text(part.draw), plain_text(part.name), f"{accepted} of {len(part.rows)}"])
     if not lines:
         return ""
     chosen = [f"{draw.ratio['chosen']:g}" for draw in run.draws if draw.ratio.get("chosen") is not None]
     told = f"Synthetic images per real one, chosen on validation, by draw: {', '.join(chosen)}." if chosen else ""
-    return f"## What the gate accepted\n\n{_table(['draw', 'set', 'images'], lines)}\n\n{told}".rstrip()
+    return f"## What the gate accepted\n\n{table(['draw', 'set', 'images'], lines)}\n\n{told}".rstrip()
 
 
 def _probe(found: dict[str, Any]) -> str:
@@ -155,11 +154,6 @@ def _made(run: RunFolder) -> str:
         "`settings.json` hold every setting"
     )
     return "## How it was made\n\n" + "\n".join(lines)
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
 def _without_paths(settings: dict[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from cxraug.evaluation.evaluate import EvaluationSettings, evaluate, write_evalu
 from cxraug.evaluation.predictions import read_predictions
 from cxraug.pages.answers import answers_of
 from cxraug.pages.evaluation import write_evaluation_report
-from cxraug.pages.fairness_card import plain_text
 from cxraug.pages.gaps import certain_gaps, distinct_gaps, people, sentence
+from cxraug.pages.markdown import plain_text
 from cxraug.pages.runfolder import read_evaluation
 from cxraug.storage import read_json
 
