@@ -17,6 +17,7 @@ from cxraug.cli.main import run
 from cxraug.feasibility import refuse_impossible
 from cxraug.recipe import read_recipe
 from cxraug.storage import write_json
+from cxraug.studies.manifest import Manifest
 
 RECIPE: dict[str, Any] = {
     "name": "r",
@@ -122,6 +123,14 @@ def test_a_core_without_weights_or_sampler_is_refused(folder: Path, capsys) -> N
 
 def test_a_good_recipe_is_accepted_and_only_read_when_asked(folder: Path) -> None:
     recipe = read_recipe(write(folder, {}))
-    refuse_impossible(recipe, lambda: recipe.data.read(folder / "manifest.csv"))
+    read: list[Path] = []
+
+    def manifest() -> Manifest:
+        read.append(folder / "manifest.csv")
+        return recipe.data.read(read[-1])
+
+    refuse_impossible(recipe, manifest)
+    assert len(read) == 1
     (folder / "manifest.csv").unlink()
-    refuse_impossible(recipe)
+    refuse_impossible(recipe)  # the data are not looked at
+    assert len(read) == 1

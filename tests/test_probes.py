@@ -8,28 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from tiny_recipe import tiny_recipe
 
 from cxraug.cli.main import run
 from cxraug.pages.probes import probes_section
 from cxraug.pages.runfolder import read_run
 from cxraug.run import run_recipe
 
-RECIPE = {
-    "name": "probed", "seeds": 2, "workers": 1,
-    "data": {
-        "phantom": {"n": 130, "seed": 3, "size": 32, "prevalence": {"Effusion": 0.4}, "splits": [0.5, 0.2, 0.3]},
-        "findings": ["Effusion"], "size": 32,
-    },
-    "plan": {"findings": ["Effusion"], "floor": 60, "budget": 16, "groups": [], "companions": 1},
-    "core": {"name": "gaussian"},
-    "gate": {"steps": 2, "model": "test_resnet"},
-    "arms": {"use": ["duplicated", "mixed"]},
-    "train": {"steps": 2, "batch_size": 8, "eval_every": 2, "model": "test_resnet"},
-    "evaluate": {
-        "groups": [], "min_cell": 4, "source_probe": False, "metrics": ["auroc"], "probes": ["sex", "age"],
-        "primary": {"arm": "mixed", "control": "duplicated", "finding": "Effusion"},
-    },
-}  # fmt: skip
+RECIPE = tiny_recipe(
+    "probed",
+    {"phantom": {"n": 130, "seed": 3, "size": 32, "prevalence": {"Effusion": 0.4}, "splits": [0.5, 0.2, 0.3]}},
+    seeds=2, min_cell=4, probes=["sex", "age"],
+)  # fmt: skip
 COLUMNS = "arm,seed,draw,attribute,level,value,ci_low,ci_high,n,n_pos,n_patients,flag"
 
 

@@ -40,7 +40,7 @@ class ToyCore(GenerativeCore):
         self.card = known
 
     def _generate(self, prompts: list, seeds: list[int]) -> list[Study]:
-        raise NotImplementedError
+        raise AssertionError("a plan is made from the card; nothing is generated")
 
 
 def recount(plan: Plan, manifest: Manifest) -> pd.DataFrame:

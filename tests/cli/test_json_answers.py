@@ -11,22 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from tiny_recipe import tiny_recipe
 
 from cxraug.cli.main import app, run
 
-RECIPE = {
-    "name": "tiny", "seeds": 1, "workers": 1,
-    "data": {"manifest": "cohort/manifest.parquet", "findings": ["Effusion"], "size": 32},
-    "plan": {"findings": ["Effusion"], "floor": 60, "budget": 16, "groups": [], "companions": 1},
-    "core": {"name": "gaussian"},
-    "gate": {"steps": 2, "model": "test_resnet"},
-    "arms": {"use": ["duplicated", "mixed"]},
-    "train": {"steps": 2, "batch_size": 8, "eval_every": 2, "model": "test_resnet"},
-    "evaluate": {
-        "groups": [], "min_cell": 2, "source_probe": False, "metrics": ["auroc"],
-        "primary": {"arm": "mixed", "control": "duplicated", "finding": "Effusion"},
-    },
-}  # fmt: skip
+RECIPE = tiny_recipe("tiny", {"manifest": "cohort/manifest.parquet"}, min_cell=2)
 CORE = {
     "name": "tiny-core", "data": {"manifest": "cohort/manifest.parquet"}, "encoding": {"size": 32},
     "core": {"kind": "gaussian"},
