@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cxraug.errors import InputError
+from cxraug.errors import InputError, first_problem
 from cxraug.storage import file_sha256, read_json
 from cxraug.studies.seen import Seen
 
@@ -75,9 +75,7 @@ def read_classifier_card(folder: str | Path) -> ClassifierCard:
     try:
         card = ClassifierCard.model_validate(read_json(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise InputError(f"not the card of a classifier ({key}: {first['msg']})", file=path) from None
+        raise InputError(f"not the card of a classifier ({': '.join(first_problem(error))})", file=path) from None
     weights = Path(folder) / WEIGHTS
     if not weights.is_file():
         raise InputError("no such file", file=weights, expected="the weights that card.json describes")

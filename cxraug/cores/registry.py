@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cxraug.cores.core import Card, GenerativeCore
-from cxraug.errors import InputError
+from cxraug.errors import InputError, first_problem
 from cxraug.storage import read_json
 
 SHIPPED = Path(__file__).with_name("weights")
@@ -42,8 +42,7 @@ def read_card(name: str | Path) -> Card:
     try:
         return Card.model_validate(read_json(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"not a core's card: {'.'.join(map(str, first['loc']))}: {first['msg']}", file=path) from None
+        raise InputError(f"not a core's card: {': '.join(first_problem(error))}", file=path) from None
 
 
 def open_core(name: str | Path, *, device: str = "cpu", overrides: dict[str, Any] | None = None) -> GenerativeCore:

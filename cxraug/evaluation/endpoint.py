@@ -107,33 +107,31 @@ def verdict(
     good = difference if metric.higher_is_better else -difference
     significant = result["p_value"] < alpha
     text = f"{what} {difference:+.3f} [{low:.3f}, {high:.3f}] {against}, {', '.join(clauses)}"
-    if significant and good < 0:
-        result["outcome"], say = "worse", "worse"
-    elif room is not None and mde > room.value:
-        result["outcome"] = "inconclusive"
-        say = f"inconclusive: the smallest detectable effect {mde:.3f} exceeds the room of {_room(room)}"
-        if room.value <= 0:
-            say = f"inconclusive: the learning curve leaves no room for any gain ({_room(room)})"
-        if significant:
-            say += "; an interval without 0 then overstates the effect"
-    elif significant:
-        result["outcome"], say = "better", "better"
-    elif result["most"] is not None and mde > result["most"]:
-        result["outcome"] = "inconclusive"
-        say = (
-            f"inconclusive: the smallest detectable effect {mde:.3f} exceeds all that separates the control from a "
-            f"perfect value, {result['most']:.3f}"
-        )
-    else:
-        result["outcome"] = "no effect seen"
-        say = f"no effect seen, the smallest detectable effect is {mde:.3f}"
-        say += f" of a room of {_room(room)}" if room is not None else " (room not measured)"
+    result["outcome"], say = _conclude(significant, good, mde, room, result["most"])
     if endpoint.margin is not None:
         worst = low if metric.higher_is_better else -high
         shown = "non-inferior" if worst > -endpoint.margin else "non-inferiority not shown"
         say += f"; {shown} at the margin {endpoint.margin:g}"
     result["sentence"] = f"{text}: {say}"
     return result
+
+
+def _conclude(significant: bool, good: float, mde: float, room: Room | None, most: float | None) -> tuple[str, str]:
+    """The outcome and what is said of it; ``good`` is the difference with a gain above 0."""
+    if significant and good < 0:
+        return "worse", "worse"
+    if room is not None and mde > room.value:
+        say = f"inconclusive: the smallest detectable effect {mde:.3f} exceeds the room of {_room(room)}"
+        if room.value <= 0:
+            say = f"inconclusive: the learning curve leaves no room for any gain ({_room(room)})"
+        return "inconclusive", say + ("; an interval without 0 then overstates the effect" if significant else "")
+    if significant:
+        return "better", "better"
+    if most is not None and mde > most:
+        beyond = f"all that separates the control from a perfect value, {most:.3f}"
+        return "inconclusive", f"inconclusive: the smallest detectable effect {mde:.3f} exceeds {beyond}"
+    known = f" of a room of {_room(room)}" if room is not None else " (room not measured)"
+    return "no effect seen", f"no effect seen, the smallest detectable effect is {mde:.3f}{known}"
 
 
 def _room(room: Room) -> str:

@@ -99,16 +99,7 @@ def mitigate(
             notes.append(f"{finding}: fewer than two levels hold {least} positives and negatives on validation.")
             continue
         before = predictions.p[:, i] >= thresholds[:, i, None]
-        after, other = before.copy(), before.copy()
-        cell = np.isin(levels, own)
-        for run, (validation, at) in enumerate(zip(predictions.validation, known, strict=True)):
-            use = np.isin(at, own) & ~np.isnan(validation.y[i])
-            rule = _fit(validation.p[i][use], validation.y[i][use], at[use], constraint)
-            for draw, decision in enumerate((after, other)):
-                where = [predictions.runs[key].iloc[run] for key in ("arm", "seed", "draw")]
-                seed = derive_seed(settings.seed, "mitigation", finding, *where, draw)
-                score, level = predictions.p[run, i][cell], levels[cell]
-                decision[run, cell] = rule.predict(score[:, None], sensitive_features=level, random_state=seed) == 1
+        after, other = _decisions(predictions, i, before, levels, known, own, constraint, settings.seed)
         redrawn[finding] = float((after != other).mean())
         subjects = {
             name: Subject(finding, predictions.y[i], None, None, None, decision)
@@ -144,6 +135,30 @@ def require_fairlearn() -> None:
 
 def _enough(y: Array, least: int) -> bool:
     return min(int((y == 1).sum()), int((y == 0).sum())) >= least
+
+
+def _decisions(
+    predictions: Predictions,
+    i: int,
+    before: Array,
+    levels: Array,
+    known: list[Array],
+    own: list[str],
+    constraint: str,
+    seed: int,
+) -> tuple[Array, Array]:
+    """Decisions (R, n) on finding ``i`` by each run's own rule, drawn twice; levels not ``own`` stay ``before``."""
+    after, other = before.copy(), before.copy()
+    cell = np.isin(levels, own)
+    for run, (validation, at) in enumerate(zip(predictions.validation, known, strict=True)):
+        use = np.isin(at, own) & ~np.isnan(validation.y[i])
+        rule = _fit(validation.p[i][use], validation.y[i][use], at[use], constraint)
+        where = [predictions.findings[i], *(predictions.runs[key].iloc[run] for key in ("arm", "seed", "draw"))]
+        for draw, decision in enumerate((after, other)):
+            state = derive_seed(seed, "mitigation", *where, draw)
+            score, level = predictions.p[run, i][cell], levels[cell]
+            decision[run, cell] = rule.predict(score[:, None], sensitive_features=level, random_state=state) == 1
+    return after, other
 
 
 def _fit(p: Array, y: Array, levels: Array, constraint: str) -> Any:

@@ -16,7 +16,7 @@ from cxraug.cores.diffusion.sampling import guided, sample
 from cxraug.cores.linear_gaussian import ConditionBatch, GaussianModel
 from cxraug.cores.pixel_core import PixelCore, load_weights, vocabulary_of
 from cxraug.cores.settings import SAMPLER, DiffusionSettings
-from cxraug.errors import InputError
+from cxraug.errors import InputError, first_problem
 
 
 class DiffusionCore(PixelCore):
@@ -42,7 +42,7 @@ class DiffusionCore(PixelCore):
         try:
             self._use(DiffusionSettings(**{**self.settings.model_dump(), **wanted}))
         except ValidationError as error:
-            raise InputError(f"sampler setting {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from None
+            raise InputError(f"sampler setting {': '.join(first_problem(error))}") from None
 
     def _use(self, settings: DiffusionSettings) -> None:
         self.settings = settings
