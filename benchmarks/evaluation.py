@@ -27,11 +27,11 @@ import numpy as np
 import pandas as pd
 
 from cxraug.evaluation.auprc import bootstrap_auprc, patient_weights
-from cxraug.evaluation.cells import Subject, measure, subjects_of
+from cxraug.evaluation.cells import Cell, measure
 from cxraug.evaluation.evaluate import EvaluationSettings, evaluate
 from cxraug.evaluation.groups import group_levels
-from cxraug.evaluation.measured import Array
 from cxraug.evaluation.predictions import Predictions, read_predictions
+from cxraug.evaluation.subjects import Subject, subjects_of
 
 FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
             "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax")  # fmt: skip
@@ -71,13 +71,14 @@ def nih(rows: int, seed: int = 0) -> pd.DataFrame:
     return frame
 
 
-def cells_of(predictions: Predictions) -> dict[str, Array]:
+def cells_of(predictions: Predictions) -> dict[str, Cell]:
     """The cells that are not empty."""
-    masks = {}
-    for group in ("all", "sex", "age", "sex*age"):
+    whole = Cell.whole(predictions.patients)
+    cells = {"all": whole}
+    for group in ("sex", "age", "sex*age"):
         levels = group_levels(predictions.table, group, BINS).to_numpy()
-        masks |= {f"{group} {level}": levels == level for level in np.unique(levels) if "missing" not in level}
-    return masks
+        cells |= {f"{group} {level}": whole.part(levels == level) for level in np.unique(levels)}
+    return cells
 
 
 def prepared(predictions: Predictions) -> list[Subject]:
@@ -86,20 +87,20 @@ def prepared(predictions: Predictions) -> list[Subject]:
     return [s for s in subjects_of(predictions, cuts, predictions.p) if s.name in FINDINGS]
 
 
-def measurable(subject: Subject, cell: Array) -> bool:
+def measurable(subject: Subject, cell: Cell) -> bool:
     """Enough of both classes."""
-    positives = int(subject.y[cell].sum())
-    return min(positives, int(cell.sum()) - positives) >= MIN_CELL
+    positives = int(subject.y[cell.rows].sum())
+    return min(positives, len(cell.rows) - positives) >= MIN_CELL
 
 
 def influence_path(predictions: Predictions) -> int:
     """Every metric with its influence values; returns how many."""
     done = 0
-    masks = cells_of(predictions)
+    cells = cells_of(predictions)
     for subject in prepared(predictions):
-        for cell in masks.values():
+        for cell in cells.values():
             if measurable(subject, cell):
-                done += sum(bool(measure(subject, name, cell, predictions.patients).variance[0]) for name in METRICS)
+                done += sum(bool(measure(subject, name, cell).variance[0]) for name in METRICS)
     return done
 
 
@@ -107,15 +108,13 @@ def bootstrap_path(predictions: Predictions, replicates: int) -> int:
     """A patient bootstrap of AUPRC in every cell; returns how many cells."""
     weights = patient_weights(len(predictions.patients), replicates, 0)
     done = 0
-    masks = cells_of(predictions)
+    cells = cells_of(predictions)
     for subject in prepared(predictions):
         assert subject.scores is not None
-        assert subject.order is not None
-        for cell in masks.values():
+        for cell in cells.values():
             if measurable(subject, cell):
-                bootstrap_auprc(
-                    subject.scores[0], subject.order[0], subject.y, cell, predictions.patient_of, weights
-                )  # fmt: skip
+                rows = cell.ascending(subject.scores[0], subject.order[0], subject)
+                bootstrap_auprc(subject.scores[0], rows, subject.y, predictions.patient_of, weights)
                 done += 1
     return done
 
@@ -133,11 +132,11 @@ def scikit_learn_loop(predictions: Predictions, replicates: int) -> int:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     rng, done = np.random.default_rng(0), 0
-    masks = cells_of(predictions)
+    cells = cells_of(predictions)
     for i, _ in enumerate(predictions.findings):
         y, p = predictions.y[i], predictions.p[0, i]
-        for cell in masks.values():
-            rows = np.flatnonzero(cell)
+        for cell in cells.values():
+            rows = cell.rows
             if min(y[rows].sum(), len(rows) - y[rows].sum()) < MIN_CELL:
                 continue
             for _ in range(replicates):

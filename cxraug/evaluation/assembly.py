@@ -11,16 +11,18 @@ import pandas as pd
 
 from cxraug.errors import InputError
 from cxraug.evaluation.auprc import patient_weights
-from cxraug.evaluation.cells import CALIBRATION, Subject, Support, bootstrap_variance, measure, support
+from cxraug.evaluation.cells import Cell, Support, bootstrap_variance, measure, support
 from cxraug.evaluation.comparison import holm, non_inferiority, shared_runs
 from cxraug.evaluation.ece import BINS, commensurate
 from cxraug.evaluation.extremes import largest_range
 from cxraug.evaluation.gaps import Gaps, max_t
 from cxraug.evaluation.groups import MISSING, group_levels, level_order
-from cxraug.evaluation.matched import measure_matched, overlap
+from cxraug.evaluation.matched import matched_flag, measure_matched, overlap
 from cxraug.evaluation.measured import Array, Measured, mean_of
 from cxraug.evaluation.metrics import ANY_FINDING, MACRO, METRICS, NO_FINDING
 from cxraug.evaluation.predictions import Predictions
+from cxraug.evaluation.subjects import Subject
+from cxraug.evaluation.tally import Units
 from cxraug.evaluation.uncertainty import Estimate, combine, interval, shown
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ COMPARISON = ("baseline", "arm", "finding", "group", "level", "metric", "differe
               "p_adjusted", "family", "n_seeds", "n_draws", "n_patients", "mde", "flag")  # fmt: skip
 REST = "rest"
 MOST_LEVELS = 500
+CALIBRATED = ("brier", "ece", "calibration_slope")
 RANGED = ("auroc", "tpr", "fpr", "underdiagnosis", "overdiagnosis")  # what max_min is given of
 NAN = float("nan")
 NOTHING = np.empty(0)  # influence values that nobody will read
@@ -84,9 +87,12 @@ class Assembly:
     ) -> None:
         self.predictions, self.settings, self.subjects, self.methods = predictions, settings, subjects, methods
         self.patients = predictions.patients
+        self.whole = Cell.whole(self.patients)
+        self.by_label: dict[Subject, Units] = {}
         runs = predictions.runs
         self.arms = {arm: np.flatnonzero((runs["arm"] == arm).to_numpy()) for arm in predictions.arms}
-        self.draws = runs["draw"].to_numpy(dtype=object)
+        self.draw_names = runs["draw"].to_numpy(dtype=object)
+        self.draws = pd.factorize(self.draw_names)[0]
         self.seeds = runs["seed"].to_numpy(dtype=object)
         self.cells: list[tuple] = []
         self.gaps: list[tuple] = []
@@ -107,58 +113,61 @@ class Assembly:
         """Measure every finding, level and metric of one grouping."""
         settings = self.settings
         of_row, levels = levels_of(self.predictions, group, settings.age_bins)
-        masks = {level: of_row == level for level in levels}
-        strata = self._strata(group, masks) if "population" in settings.matched and group != "all" else None
+        cells = {level: self.whole.part(of_row == level) for level in levels} if group != "all" else {"all": self.whole}
+        references = self._references(group, cells)
+        strata = self._strata(group, cells, references) if "population" in settings.matched and group != "all" else None
         for metric in (name for name in settings.metrics if name in METRICS):
             families: dict[tuple[str, str, str], list[Gap]] = defaultdict(list)
             matched: dict[tuple[str, str, str], list[Gap]] = defaultdict(list)
             mode = METRICS[metric].matched if METRICS[metric].matched in settings.matched else ""
-            complete = self._macro_findings(metric, masks)
+            complete = self._macro_findings(metric, cells)
             macro: dict[str, list[Measured]] = defaultdict(list)
             positives: dict[str, list[int]] = defaultdict(list)
             for subject in self.subjects:
                 if metric not in subject.metrics((metric,)):
                     continue
-                known: dict[bytes, Measured] = {}
+                known: dict[Cell, Measured] = {}
                 shown_levels: dict[str, tuple[Place, Measured]] = {}
-                for level in levels:
-                    place = Place(subject.name, group, level, metric, self._support(subject, metric, masks[level]))
-                    found = self._measure(subject, metric, masks[level], known) if place.support.shown else None
+                for level, cell in cells.items():
+                    place = Place(subject.name, group, level, metric, self._support(subject, metric, cell))
+                    found = self._measure(subject, metric, cell, known) if place.support.shown else None
                     if found is not None and np.isnan(found.value).any():  # undefined: the slope of separated scores
                         place, found = replace(place, support=replace(place.support, flag="suppressed")), None
-                    self._add_cell(place, found, subject, masks[level])
+                    self._add_cell(place, found, subject, cell)
                     self._compare(place, found)
                     if found is not None and not place.missing:
                         shown_levels[level] = place, found
                     if found is not None and subject.name in complete:
                         macro[level].append(found)
                         positives[level].append(place.support.n_pos)
-                    if group != "all" and METRICS[metric].gap:
-                        self._add_gaps(families, place, found, subject, masks, known)
-                    if group != "all" and mode and (strata is not None or mode == "prevalence"):
-                        self._add_matched(matched, place, subject, masks, strata if mode == "population" else None)
+                    if level in references and METRICS[metric].gap:
+                        self._add_gaps(families, place, found, subject, references[level], known)
+                    if level in references and mode == "prevalence":
+                        self._add_matched(matched, place, subject, cell, references[level], self._labels(subject))
+                    elif level in references and mode == "population" and strata is not None:
+                        self._add_matched(matched, place, subject, cell, references[level], strata)
                 if "max_min" in settings.metrics and group != "all" and metric in RANGED:
-                    self._add_extreme("max_min", metric, group, subject, masks, [shown_levels])
+                    self._add_extreme("max_min", metric, group, subject, cells, [shown_levels])
             for level, parts in macro.items():
                 if len(parts) > 1 and len(parts) == len(complete):
-                    self._add_macro(group, level, metric, parts, masks[level])
+                    self._add_macro(group, level, metric, parts, cells[level])
                     self._weigh_macro(group, level, metric, parts, positives[level])
             self._finish_families(metric, group, families)
             self._finish_families(metric, group, matched, mode)
         if "equalised_odds" in settings.metrics and group != "all":
             for subject in self.subjects:
                 if subject.metrics(("tpr",)):
-                    rates = [self._shown_levels(subject, rate, group, masks) for rate in ("tpr", "fpr")]
-                    self._add_extreme("equalised_odds", "all", group, subject, masks, rates)
+                    rates = [self._shown_levels(subject, rate, group, cells) for rate in ("tpr", "fpr")]
+                    self._add_extreme("equalised_odds", "all", group, subject, cells, rates)
 
     def _shown_levels(
-        self, subject: Subject, metric: str, group: str, masks: dict[str, Array]
+        self, subject: Subject, metric: str, group: str, cells: dict[str, Cell]
     ) -> dict[str, tuple[Place, Measured]]:
         found = {}
-        for level, mask in masks.items():
-            place = Place(subject.name, group, level, metric, self._support(subject, metric, mask))
+        for level, cell in cells.items():
+            place = Place(subject.name, group, level, metric, self._support(subject, metric, cell))
             if place.support.shown and not place.missing:
-                found[level] = place, self._measure(subject, metric, mask, {})
+                found[level] = place, self._measure(subject, metric, cell, {})
         return found
 
     def _add_extreme(
@@ -167,17 +176,19 @@ class Assembly:
         level: str,
         group: str,
         subject: Subject,
-        masks: dict[str, Array],
+        cells: dict[str, Cell],
         blocks: list[dict[str, tuple[Place, Measured]]],
     ) -> None:
         """A row of ``max_min`` (its level is the metric) or ``equalised_odds`` over the levels that every block shows.
 
         Levels without a known group (``missing``) are no group and left out.
         """
-        every = [key for key in masks if MISSING not in key.split("*")]
+        every = [key for key in cells if MISSING not in key.split("*")]
         names = [key for key in every if all(key in block for block in blocks)]
-        cell = np.logical_or.reduce([masks[key] for key in names]) if names else np.zeros(self.patients.n, dtype=bool)
-        held = self._support(subject, "brier", cell)
+        mask = np.zeros(self.patients.n, dtype=bool)
+        for key in names:
+            mask |= cells[key].mask
+        held = self._support(subject, "brier", self.whole.part(mask))
         flag = "suppressed"
         if len(names) > 1:
             flag = _worse(*(block[key][0].support.flag for block in blocks for key in names))
@@ -203,33 +214,37 @@ class Assembly:
 
     def _run_sets(self, runs: Array) -> list[tuple[tuple[str, str], Array]]:
         """All runs of an arm together, then each alone where there are several."""
-        single = [((self.seeds[run], self.draws[run]), np.array([run])) for run in runs]
+        single = [((self.seeds[run], self.draw_names[run]), np.array([run])) for run in runs]
         return [(("all", "all"), runs), *(single if len(runs) > 1 else [])]
 
-    def _support(self, subject: Subject, metric: str, cell: Array) -> Support:
-        settings = self.settings
-        return support(subject, metric, cell, self.patients, min_cell=settings.min_cell, few=settings.few)
+    def _support(self, subject: Subject, metric: str, cell: Cell) -> Support:
+        return support(subject, metric, cell, min_cell=self.settings.min_cell, few=self.settings.few)
 
-    def _measure(self, subject: Subject, metric: str, cell: Array, known: dict[bytes, Measured]) -> Measured:
-        """Measure once per set of rows: the rest of one of two levels is the other."""
-        key = np.packbits(cell).tobytes()
-        if key not in known:
-            known[key] = measure(subject, metric, cell, self.patients)
-        return known[key]
+    def _measure(self, subject: Subject, metric: str, cell: Cell, known: dict[Cell, Measured]) -> Measured:
+        """Measure once per cell: one may be the reference of several levels."""
+        if cell not in known:
+            known[cell] = measure(subject, metric, cell)
+        return known[cell]
 
-    def _macro_findings(self, metric: str, masks: dict[str, Array]) -> set[str]:
+    def _labels(self, subject: Subject) -> Units:
+        """Patients within the label, for matched prevalence."""
+        if subject not in self.by_label:
+            self.by_label[subject] = Units.within(self.patients, (subject.y == 1).astype(np.intp))
+        return self.by_label[subject]
+
+    def _macro_findings(self, metric: str, cells: dict[str, Cell]) -> set[str]:
         """Findings that no level suppresses; a level in which everything is suppressed does not count."""
         shown = {
-            subject.name: {level: self._support(subject, metric, mask).shown for level, mask in masks.items()}
+            subject.name: {level: self._support(subject, metric, cell).shown for level, cell in cells.items()}
             for subject in self.subjects
             if subject.name not in (NO_FINDING, ANY_FINDING) and subject.metrics((metric,))
         }
-        levels = [level for level in masks if any(row[level] for row in shown.values())]
+        levels = [level for level in cells if any(row[level] for row in shown.values())]
         return {name for name, row in shown.items() if levels and all(row[level] for level in levels)}
 
-    def _add_macro(self, group: str, level: str, metric: str, parts: list[Measured], cell: Array) -> None:
-        n_patients = self.patients.count(cell)
-        whole = Support(int(cell.sum()), 0, n_patients, n_patients, "few" if n_patients < self.settings.few else "")
+    def _add_macro(self, group: str, level: str, metric: str, parts: list[Measured], cell: Cell) -> None:
+        n_patients = self.patients.count(cell.rows)
+        whole = Support(len(cell.rows), 0, n_patients, n_patients, "few" if n_patients < self.settings.few else "")
         place = Place(MACRO, group, level, metric, whole)
         found = mean_of(parts)
         self._add_cell(place, found, None, cell, suffix=f", mean of {len(parts)} findings")
@@ -249,13 +264,13 @@ class Assembly:
     # -- cells ---------------------------------------------------------------------------------------------------------
 
     def _add_cell(
-        self, place: Place, found: Measured | None, subject: Subject | None, cell: Array, suffix: str = ""
+        self, place: Place, found: Measured | None, subject: Subject | None, cell: Cell, suffix: str = ""
     ) -> None:
         metric = METRICS[place.metric]
         count = place.support
         counts = (count.n, NAN if place.finding == MACRO else count.n_pos, count.n_patients)
         for arm, runs in self.arms.items():
-            single = [(self.seeds[run], self.draws[run]) for run in runs]
+            single = [(self.seeds[run], self.draw_names[run]) for run in runs]
             if found is None:
                 for seed, draw in [("all", "all"), *(single if len(runs) > 1 else [])]:
                     where = (arm, seed, draw, place.finding, place.group, place.level, place.metric)
@@ -287,11 +302,11 @@ class Assembly:
         low, high = interval(value, variance, df, scale, self.settings.alpha)
         return float(shown(value, scale)[0]), float(low[0]), float(high[0])
 
-    def _bootstrapped(self, own: Measured, runs: Array, subject: Subject, cell: Array) -> Measured:
+    def _bootstrapped(self, own: Measured, runs: Array, subject: Subject, cell: Cell) -> Measured:
         """Scale the influence values so that their mean has the patient bootstrap's variance."""
         share = _run_weights(self.draws[runs])
         assert self.weights is not None
-        wanted = bootstrap_variance(subject, runs, share, cell, self.predictions.patient_of, self.weights)
+        wanted = bootstrap_variance(subject, runs, share, cell, self.weights)
         now = float(np.square(share @ own.influence).sum())
         if not wanted > 0 or not now > 0:
             return own
@@ -303,7 +318,7 @@ class Assembly:
         name = {"wilson": "clustered Wilson", "logit": "clustered logit", "linear": "clustered", "root": root}[
             metric.scale
         ]
-        if place.metric in CALIBRATION and subject is not None:
+        if place.metric in CALIBRATED and subject is not None:
             done = self.methods[subject.name]
             name += ", p as given" if done == "none" else f", p recalibrated on validation ({done})"
         return name
@@ -316,12 +331,10 @@ class Assembly:
         place: Place,
         found: Measured | None,
         subject: Subject,
-        masks: dict[str, Array],
-        known: dict[bytes, Measured],
+        against_cell: tuple[str, Cell],
+        known: dict[Cell, Measured],
     ) -> None:
-        reference, other = self._reference(place, masks)
-        if other is None:
-            return
+        reference, other = against_cell
         theirs = self._support(subject, place.metric, other)
         flag = _worse(place.support.flag, theirs.flag)
         against = None
@@ -331,26 +344,27 @@ class Assembly:
                 against, flag = None, "suppressed"
         self._add_members(families, place, reference, flag, found, against)
 
-    def _reference(self, place: Place, masks: dict[str, Array]) -> tuple[str, Array | None]:
-        """The reference of a level and its rows; None where the level is the reference, or all there is."""
-        reference = self.settings.reference.get(place.group, REST)
-        if reference == place.level or (reference == REST and len(masks) < 2):
-            return reference, None
-        return reference, ~masks[place.level] if reference == REST else masks[reference]
+    def _references(self, group: str, cells: dict[str, Cell]) -> dict[str, tuple[str, Cell]]:
+        """The reference of every level: its name and cell; none where the level is the reference, or all there is."""
+        named = self.settings.reference.get(group, REST)
+        if named != REST:
+            return {level: (named, cells[named]) for level in cells if level != named}
+        if len(cells) == 2:  # the rest of one is the other
+            return {level: (REST, other) for level, other in zip(cells, reversed(list(cells.values())), strict=True)}
+        return {level: (REST, self.whole.rest(cell)) for level, cell in cells.items() if len(cells) > 1}
 
-    def _strata(self, group: str, masks: dict[str, Array]) -> Array | None:
-        """Stratum of every row (n,) by the covariates that the grouping leaves; notes what was matched on."""
+    def _strata(self, group: str, cells: dict[str, Cell], references: dict[str, tuple[str, Cell]]) -> Units | None:
+        """Patients within the strata of the covariates that the grouping leaves; notes what was matched on."""
         table, parts = self.predictions.table, group.split("*")
         left = [name for name in self.settings.match_on if name in table.columns and name not in parts]
-        share = {}
+        share: dict[str, float] = {}
         strata = None
         if left:
-            strata = pd.factorize(group_levels(table, "*".join(left), self.settings.age_bins))[0]
-            known = np.ones(len(strata), dtype=bool)
-            for level, mask in masks.items():
-                other = self._reference(Place("", group, level, "", Support(0, 0, 0, 0, "")), masks)[1]
-                if other is not None:
-                    share[level] = float((overlap(mask, other, known, strata).weight[mask] > 0).mean())
+            stratum = pd.factorize(group_levels(table, "*".join(left), self.settings.age_bins))[0]
+            strata = Units.within(self.patients, stratum)
+            for level, (_, other) in references.items():
+                theirs = np.bincount(stratum[other.rows], minlength=strata.kinds)
+                share[level] = float((theirs[stratum[cells[level].rows]] > 0).mean())
         self.matching[group] = {"matched_on": left, "share_of_images_with_a_counterpart": share}
         return strata
 
@@ -359,26 +373,19 @@ class Assembly:
         families: dict[tuple[str, str, str], list[Gap]],
         place: Place,
         subject: Subject,
-        masks: dict[str, Array],
-        strata: Array | None,
+        cell: Cell,
+        against_cell: tuple[str, Cell],
+        strata: Units,
     ) -> None:
-        """The gap with both sides weighted to a common mix of ``strata`` (n,), or of the label where there are none."""
+        """The gap with both sides weighted to a common mix of ``strata``."""
         settings, metric = self.settings, place.metric
-        reference, other = self._reference(place, masks)
-        if other is None:
-            return
-        y = subject.y
-        matching = overlap(masks[place.level], other, ~np.isnan(y), (y == 1).astype(int) if strata is None else strata)
-        flag, sides = "", []
-        for side in (matching, matching.mirrored):
-            held = support(
-                subject, metric, side.left, self.patients, min_cell=settings.min_cell, few=settings.few,
-                weight=side.weight,
-            )  # fmt: skip
-            flag = _worse(flag, held.flag)
-            if held.shown:
-                sides.append(measure_matched(subject, metric, side, self.patients))
-        found, against = sides if len(sides) == 2 else (None, None)
+        reference, other = against_cell
+        matching = overlap(subject, cell, other, strata)
+        both = matching, matching.mirrored
+        flag = _worse(*(matched_flag(metric, side, min_cell=settings.min_cell, few=settings.few) for side in both))
+        found = against = None
+        if flag != "suppressed":
+            found, against = (measure_matched(metric, side) for side in both)
         self._add_members(families, place, reference, flag, found, against)
 
     def _add_members(
@@ -421,7 +428,7 @@ class Assembly:
             for family in families.values():
                 stop = start + sum(gap.estimates is not None for gap in family)
                 if stop > start:
-                    influence = np.stack([estimate.influence for estimate in difference[start:stop]], axis=1)
+                    influence = np.stack([estimate.influence for estimate in difference[start:stop]])
                     joint = max_t(influence, p_values[start:stop], self.settings.alpha, self.settings.seed)
                     adjusted[start:stop], level[start:stop] = joint.p_adjusted, joint.alpha
                 start = stop

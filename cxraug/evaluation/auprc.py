@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from cxraug.evaluation.measured import Array, Measured, Patients, measured
 CHUNK = 4_000_000  # numbers held at once by the bootstrap, a few times over
 
 
-def auprc(scores: Array, order: Array, y: Array, cell: Array, patients: Patients) -> Measured:
+def auprc(scores: Array, order: Sequence[Array], y: Array, patients: Patients) -> Measured:
     """Average precision ``sum_k (R_k - R_{k-1}) P_k`` of R runs in one cell; chance is the prevalence, 1 is best.
 
     Parameters as in :func:`cxraug.evaluation.auroc.auroc`; at least one positive must occur in the cell.
@@ -23,25 +24,35 @@ def auprc(scores: Array, order: Array, y: Array, cell: Array, patients: Patients
     and F the weights of positives and negatives at or above a score. The influence values are its derivatives at
     ``w = 1`` (they sum to 0 because AP does not depend on the scale of the weights).
     """
-    known = cell & ~np.isnan(y)
-    positive = y == 1
-    count = patients.count(known & positive)
-    value = np.empty(len(scores))
-    parts = np.zeros(scores.shape)
+    count = patients.count(order[0][y[order[0]] == 1])
+    value, influence = np.empty(len(scores)), np.empty((len(scores), len(patients)))
     for run, (score, rows) in enumerate(zip(scores, order, strict=True)):
-        rows = rows[known[rows]][::-1]
-        first, hits, misses = _ties(score[rows], positive[rows])
-        true, called = np.cumsum(hits), np.cumsum(hits + misses)
-        m = true[-1]
-        precision = true / called
-        value[run] = area = float((hits * precision).sum() / m)
-        gain = np.cumsum((hits * (called - true) / called**2)[::-1])[::-1]
-        loss = np.cumsum((hits * true / called**2)[::-1])[::-1]
-        sizes = np.diff(np.append(first, len(rows)))
-        parts[run, rows] = np.where(
-            positive[rows], np.repeat(precision - area + gain, sizes), -np.repeat(loss, sizes)
-        ) * (np.sqrt(count / max(count - 1, 1)) / m)
-    return measured(value, patients.sum(parts), np.full(len(scores), count))
+        value[run], slope = precision_and_slope(score[rows], y[rows] == 1)
+        influence[run] = patients.sum(rows, slope)
+    influence *= np.sqrt(count / max(count - 1, 1))
+    return measured(value, influence, np.full(len(scores), count))
+
+
+def precision_and_slope(score: Array, positive: Array, weight: Array | None = None) -> tuple[float, Array]:
+    """(Weighted) average precision of ascending scores and its derivative (k,) by the weight of each row."""
+    weight = np.ones(len(score)) if weight is None else weight
+    score, positive, weight = score[::-1], positive[::-1], weight[::-1]
+    hits, every = positive * weight, weight
+    tied = score[1:] == score[:-1]
+    first = np.concatenate(([0], np.flatnonzero(~tied) + 1)) if tied.any() else None
+    if first is not None:
+        hits, every = np.add.reduceat(hits, first), np.add.reduceat(every, first)
+    true, called = np.cumsum(hits), np.cumsum(every)
+    precision, m = true / called, true[-1]
+    area = float(hits @ precision) / m
+    share = hits / called
+    gain = np.cumsum((share * (1 - precision))[::-1])[::-1]
+    loss = np.cumsum((share * precision)[::-1])[::-1]
+    own = precision - area + gain
+    if first is not None:
+        sizes = np.diff(np.append(first, len(score)))
+        own, loss = np.repeat(own, sizes), np.repeat(loss, sizes)
+    return area, (np.where(positive, own, -loss) / m)[::-1]
 
 
 def patient_weights(n_patients: int, replicates: int, seed: int) -> Array:
@@ -53,18 +64,20 @@ def patient_weights(n_patients: int, replicates: int, seed: int) -> Array:
     return weights
 
 
-def bootstrap_auprc(score: Array, order: Array, y: Array, cell: Array, patient_of: Array, weights: Array) -> Array:
+def bootstrap_auprc(score: Array, rows: Array, y: Array, patient_of: Array, weights: Array) -> Array:
     """Average precision in every replicate (B,), exact with ties; NaN where a replicate has no positive.
 
     Only scores of positives matter: negatives are summed (one sparse product) between them.
 
     Parameters
     ----------
-    score, order, y, cell, patient_of : (n,), one run. weights : (P, B) from :func:`patient_weights`.
+    score, y, patient_of : (n,), one run. rows : (k,) those to judge by ascending score; their y is 1 or 0.
+    weights : (P, B) from :func:`patient_weights`.
     """
-    rows = order[(cell & ~np.isnan(y))[order]][::-1]
+    rows = rows[::-1]
     positive = y[rows] == 1
-    first, hits, _ = _ties(score[rows], positive)
+    first = np.concatenate(([0], np.flatnonzero(np.diff(score[rows])) + 1))
+    hits = np.add.reduceat(positive.astype(float), first)
     tie = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(rows))))
     step: Array = np.cumsum(hits > 0) - (hits > 0)  # groups with positives, and how many of them come before each group
     level: Array = step[tie]
@@ -94,10 +107,3 @@ def _cumulate(rows: Array) -> Array:
     for above, below in pairwise(rows):
         np.add(above, below, out=below)
     return rows
-
-
-def _ties(score: Array, positive: Array) -> tuple[Array, Array, Array]:
-    """For sorted scores: the first row of every distinct score, and the positives and negatives at it."""
-    first = np.concatenate(([0], np.flatnonzero(score[1:] != score[:-1]) + 1))
-    hits = np.add.reduceat(positive.astype(float), first)
-    return first, hits, np.diff(np.append(first, len(score))) - hits

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from cxraug.evaluation.measured import Array, Measured, Patients, measured
 
 
-def auroc(scores: Array, order: Array, y: Array, cell: Array, patients: Patients) -> Measured:
+def auroc(scores: Array, order: Sequence[Array], y: Array, patients: Patients) -> Measured:
     """Area under the ROC curve of R runs in one cell; 0.5 is chance, 1 is best.
 
     Parameters
     ----------
-    scores : (R, n). order : (R, n) ``argsort`` of each run's scores (any order among ties).
-    y : (n,) 1, 0 or NaN (left out). cell : (n,) bool. Both classes must occur in the cell.
+    scores : (R, n). order : R times (k,), the rows to judge by ascending score of each run (any order among ties).
+    y : (n,) 1 or 0 at those rows, which hold both.
 
     Notes
     -----
@@ -23,33 +25,41 @@ def auroc(scores: Array, order: Array, y: Array, cell: Array, patients: Patients
     variance of Obuchowski 1997, eq. 4, with the factor ``sqrt(I10 I01 / ((I10-1)(I01-1)))`` in place of ``I/(I-1)`` on
     the cross term, which keeps every covariance matrix positive. One image per patient gives DeLong's variance exactly.
     """
-    known = cell & ~np.isnan(y)
-    positive = y == 1
-    count10, count01 = patients.count(known & positive), patients.count(known & ~positive)
-    factor10 = np.sqrt(count10 / max(count10 - 1, 1))
-    factor01 = np.sqrt(count01 / max(count01 - 1, 1))
-    value = np.empty(len(scores))
-    parts = np.zeros(scores.shape)
+    present = y[order[0]] == 1
+    counts = [patients.count(order[0][side]) for side in (present, ~present)]
+    factors = [np.sqrt(count / max(count - 1, 1)) for count in counts]
+    value, influence = np.empty(len(scores)), np.empty((len(scores), len(patients)))
     for run, (score, rows) in enumerate(zip(scores, order, strict=True)):
-        rows = rows[known[rows]]
-        below, above = placements(score[rows], positive[rows])
-        is_positive = positive[rows]
-        m = int(is_positive.sum())
-        n = len(rows) - m
-        value[run] = area = below[is_positive].mean() / n
-        parts[run, rows] = np.where(
-            is_positive, (below / n - area) * (factor10 / m), (above / m - area) * (factor01 / n)
-        )
-    return measured(value, patients.sum(parts), np.full(len(scores), min(count10, count01)))
+        positive = y[rows] == 1
+        value[run], slope = area_and_slope(score[rows], positive)
+        influence[run] = patients.sum(rows, slope * np.where(positive, *factors))
+    return measured(value, influence, np.full(len(scores), min(counts)))
+
+
+def area_and_slope(score: Array, positive: Array, weight: Array | None = None) -> tuple[float, Array]:
+    """(Weighted) AUROC of ascending scores and its derivative (k,) by the weight of each row."""
+    below, above = placements(score, positive, weight)
+    if weight is None:
+        m = int(np.count_nonzero(positive))
+        n = len(positive) - m
+        area = float(below[positive].sum()) / (m * n)
+    else:
+        m, n = weight[positive].sum(), weight[~positive].sum()
+        area = float(weight[positive] @ below[positive]) / (m * n)
+    return area, np.where(positive, (below / n - area) / m, (above / m - area) / n)
 
 
 def placements(score: Array, positive: Array, weight: Array | None = None) -> tuple[Array, Array]:
     """For sorted scores: (the weight of) negatives below and positives above each row, ties counted one half."""
-    first = np.concatenate(([0], np.flatnonzero(score[1:] != score[:-1]) + 1))
-    sizes = np.diff(np.append(first, len(score)))
     weight = np.ones(len(score)) if weight is None else weight
-    positives = np.add.reduceat(positive * weight, first)
-    negatives = np.add.reduceat(~positive * weight, first)
+    hits = positive * weight
+    misses = weight - hits
+    tied = score[1:] == score[:-1]
+    if not tied.any():
+        return np.cumsum(misses) - misses / 2, hits.sum() - np.cumsum(hits) + hits / 2
+    first = np.concatenate(([0], np.flatnonzero(~tied) + 1))
+    sizes = np.diff(np.append(first, len(score)))
+    positives, negatives = np.add.reduceat(hits, first), np.add.reduceat(misses, first)
     below = np.cumsum(negatives) - negatives / 2
     above = positives.sum() - np.cumsum(positives) + positives / 2
     return np.repeat(below, sizes), np.repeat(above, sizes)

@@ -1,4 +1,4 @@
-"""Recalibration on validation, the Brier score and the calibration slope."""
+"""Recalibration on validation, and the calibration slope."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Literal, get_args
 import numpy as np
 
 from cxraug.evaluation.measured import Array, Measured, Patients, measured
-from cxraug.evaluation.rates import ratio
 
 ENOUGH = 10  # positives and negatives on validation from which on more than the intercept is fitted
 Asked = Literal["platt", "temperature", "isotonic", "none"]
@@ -77,24 +76,19 @@ def recalibration_method(y: Array, asked: Asked = "platt") -> str:
     return NAMES[asked] if min(positives, negatives) >= ENOUGH or asked == "none" else "intercept"
 
 
-def brier(p: Array, y: Array, cell: Array, patients: Patients) -> Measured:
-    """Mean squared difference between probability and label; 0 is best. ``p`` (R, n), ``y`` and ``cell`` (n,)."""
-    known = cell & ~np.isnan(y)
-    return ratio(np.where(known, (p - np.where(known, y, 0)) ** 2, 0), known, patients)
-
-
-def calibration_slope(p: Array, y: Array, cell: Array, patients: Patients) -> Measured:
+def calibration_slope(p: Array, rows: Array, y: Array, patients: Patients) -> Measured:
     """Slope of the logistic regression of y on ``logit(p)``; 1 is best, below 1 the probabilities are too extreme.
+
+    ``p`` (R, n), ``y`` (n,); ``rows`` (k,) are those to judge, where y is 1 or 0.
 
     Influence values are those of the maximum likelihood estimate (cluster-robust sandwich). Perfectly separated or
     constant scores have no slope: NaN.
     """
-    known = cell & ~np.isnan(y)
-    factor = np.sqrt(patients.count(known) / max(patients.count(known) - 1, 1))
-    value = np.full(len(p), np.nan)
-    parts = np.zeros(p.shape)
+    target, count = y[rows], patients.count(rows)
+    factor = np.sqrt(count / max(count - 1, 1))
+    value, influence = np.full(len(p), np.nan), np.zeros((len(p), len(patients)))
     for run, probability in enumerate(p):
-        x, target = logit(probability[known]), y[known]
+        x = logit(probability[rows])
         overlap = x[target == 1].min() < x[target == 0].max() and x[target == 0].min() < x[target == 1].max()
         if not overlap:
             continue
@@ -102,10 +96,10 @@ def calibration_slope(p: Array, y: Array, cell: Array, patients: Patients) -> Me
         beta = _logistic(design, target, np.zeros_like(x), np.array([0.0, 1.0]))
         mu = _expit(beta @ design)
         information = (design * (mu * (1 - mu))) @ design.T
-        parts[run, known] = np.linalg.solve(information, design * (target - mu))[1] * factor
+        influence[run] = patients.sum(rows, (np.linalg.inv(information)[1] @ design) * (target - mu) * factor)
         value[run] = beta[1]
-    count = min(patients.count(known & (y == 1)), patients.count(known & (y == 0)))
-    return measured(value, patients.sum(parts), np.full(len(p), count))
+    fewest = min(patients.count(rows[target == label]) for label in (1, 0))
+    return measured(value, influence, np.full(len(p), fewest))
 
 
 def logit(p: Array) -> Array:

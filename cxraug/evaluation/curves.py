@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from cxraug.evaluation.assembly import levels_of
-from cxraug.evaluation.cells import Subject
 from cxraug.evaluation.measured import Array
 from cxraug.evaluation.predictions import Predictions
+from cxraug.evaluation.subjects import Subject
 
 CURVES = ("arm", "finding", "group", "level", "curve", "x", "y")
 NEEDS = {"roc": "auroc", "calibration": "ece"}  # a curve is kept where this metric of its cell is shown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from cxraug.evaluation.measured import Array, Measured, Patients, measured
@@ -10,12 +12,13 @@ BINS = 15
 PER_BIN = 10  # patients that a bin should hold
 
 
-def squared_ece(p: Array, y: Array, cell: Array, patients: Patients) -> Measured:
+def squared_ece(p: Array, order: Sequence[Array], y: Array, patients: Patients) -> Measured:
     """Debiased squared calibration error of R runs: its root is the ECE; 0 is best, below 0 nothing is seen.
 
     Parameters
     ----------
-    p : (R, n) probabilities. y : (n,) 1, 0 or NaN (left out). cell : (n,) bool.
+    p : (R, n) probabilities. order : R times (k,), the rows to judge by ascending p of each run (any order among ties).
+    y : (n,) 1 or 0 at those rows.
 
     Notes
     -----
@@ -31,34 +34,36 @@ def squared_ece(p: Array, y: Array, cell: Array, patients: Patients) -> Measured
     enough everywhere; where they give less than ``2 tr(WSWS)`` they are scaled up to it. Squared errors may be
     averaged, subtracted and compared like any other metric; roots near 0 may not.
     """
-    known = np.flatnonzero(cell & ~np.isnan(y))
-    patient = np.repeat(np.arange(len(patients)), np.diff(patients.starts, append=patients.n))[known]
-    total, label = len(known), y[known]
-    most = min(BINS, max(2, (1 + int(np.count_nonzero(np.diff(patient)))) // PER_BIN))
+    held = np.flatnonzero(np.bincount(patients.of[order[0]], minlength=len(patients)))  # patients (I,)
+    place = np.zeros(len(patients), dtype=np.intp)
+    place[held] = np.arange(len(held))
+    total, most = len(order[0]), min(BINS, max(2, len(held) // PER_BIN))
     begins = -(-np.arange(1, most) * total // most)  # rank at which each further bin begins
     value, influence = np.empty(len(p)), np.zeros((len(p), len(patients)))
-    for run, probability in enumerate(p[:, known]):
-        bins = np.searchsorted(np.sort(probability)[begins - 1], probability, side="left")  # equal p: by the first one
-        filled = np.bincount(bins, minlength=most) > 0
-        bins = (np.cumsum(filled) - 1)[bins]
-        size = np.bincount(bins)
-        miss = np.bincount(bins, label - probability) / size
-        at, shape = bins * len(patients) + patient, (len(size), len(patients))
-        residual = label - probability - miss[bins]
-        psi = np.bincount(at, residual, minlength=len(size) * len(patients)).reshape(shape) / size[:, None]
-        share = np.bincount(at, minlength=psi.size).reshape(shape) / size[:, None]
+    for run, rows in enumerate(order):
+        probability, patient = p[run, rows], place[patients.of[rows]]
+        # Equal p stay in one bin: a bin ends behind the last p that equals the one before its end.
+        ends = np.unique(np.append(np.searchsorted(probability, probability[begins - 1], side="right"), total))
+        size = np.diff(ends, prepend=0)
+        residual = y[rows] - probability
+        miss = np.add.reduceat(residual, ends - size) / size
+        residual -= np.repeat(miss, size)
+        psi, share = np.empty((2, len(size), len(held)))
+        for b, (end, count) in enumerate(zip(ends, size, strict=True)):
+            inside = slice(end - count, end)
+            psi[b] = np.bincount(patient[inside], residual[inside], len(held)) / count
+            share[b] = np.bincount(patient[inside], minlength=len(held)) / count
+        alone = share.max(axis=1) == 1
         psi /= np.sqrt(np.maximum(1 - share, 1e-9))  # a bin holds few patients, some with many images
         covariance, weight = psi @ psi.T, size / total
-        alone = share.max(axis=1) == 1
         noise = np.where(alone, miss**2, np.diag(covariance))  # one patient says nothing about its own noise
         value[run] = weight @ (miss**2 - noise)
-        influence[run] = 2 * (weight * miss) @ psi
+        own = 2 * (weight * miss) @ psi
         least = 2 * float(np.sum(np.outer(weight, weight) * covariance**2))
-        observed = float(influence[run] @ influence[run])
-        if observed > 0:
-            influence[run] *= np.sqrt(max(least / observed, 1.0))
-    count = min(patients.count(cell & (y == 1)), patients.count(cell & (y == 0)))
-    return measured(value, influence, np.full(len(p), count))
+        observed = float(own @ own)
+        influence[run, held] = own * np.sqrt(max(least / observed, 1.0)) if observed > 0 else own
+    fewest = min(patients.count(order[0][y[order[0]] == label]) for label in (1, 0))
+    return measured(value, influence, np.full(len(p), fewest))
 
 
 def commensurate(left: Measured, right: Measured) -> tuple[Measured, Measured]:

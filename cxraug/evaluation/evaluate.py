@@ -16,7 +16,6 @@ from cxraug import __version__
 from cxraug.errors import InputError
 from cxraug.evaluation.assembly import CELLS, COMPARISON, GAPS, Assembly, levels_of
 from cxraug.evaluation.calibration import NAMES, Asked, fit_recalibration, recalibration_method
-from cxraug.evaluation.cells import subjects_of
 from cxraug.evaluation.curves import CURVES, curves_of
 from cxraug.evaluation.endpoint import Endpoint
 from cxraug.evaluation.extremes import EXTREMES
@@ -25,6 +24,7 @@ from cxraug.evaluation.measured import Array
 from cxraug.evaluation.metrics import METRICS
 from cxraug.evaluation.mitigation import mitigate, mitigation_frame
 from cxraug.evaluation.predictions import Predictions
+from cxraug.evaluation.subjects import subjects_of
 from cxraug.evaluation.thresholds import parse_rule, read_thresholds, thresholds_from_validation
 from cxraug.evaluation.worst import worst_levels
 from cxraug.storage import atomic, read_json, write_json

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cxraug.evaluation.gaps import correlated_normals, correlation_of
 from cxraug.evaluation.measured import Array
 from cxraug.evaluation.uncertainty import Estimate
 
@@ -51,17 +52,12 @@ def largest_range(blocks: list[list[Estimate]], seed: int, draws: int = DRAWS) -
     freedom. ``p = (1 + replicates at or above the value) / (draws + 1)``.
     """
     every = [estimate for block in blocks for estimate in block]
-    influence = np.stack([estimate.influence for estimate in every], axis=1)
-    length = np.sqrt(np.square(influence).sum(axis=0))
-    unit = influence / np.where(length > 0, length, 1)
-    correlation = unit.T @ unit
-    np.fill_diagonal(correlation, 1.0)
-    values, vectors = np.linalg.eigh(correlation)
-    root = (vectors * np.sqrt(np.maximum(values, 0))).T
-    rng = np.random.default_rng(seed)
+    correlation = correlation_of(np.stack([estimate.influence for estimate in every]))
+    rng = np.random.default_rng((seed, 1))
     error = np.sqrt([estimate.variance for estimate in every])
     df = np.array([estimate.df for estimate in every])
-    sample = rng.standard_normal((draws, len(every))) @ root * error / np.sqrt(rng.chisquare(df, (draws, len(df))) / df)
+    normal = correlated_normals(correlation, seed, draws)
+    sample = normal * error / np.sqrt(rng.chisquare(df, (draws, len(df))) / df)
     null = _widest(sample, [len(block) for block in blocks])
     value = float(_widest(np.array([[estimate.value for estimate in every]]), [len(block) for block in blocks])[0])
     beyond = int((null >= value).sum())

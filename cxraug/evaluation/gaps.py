@@ -86,7 +86,7 @@ def max_t(influence: Array, p_values: Array, level: float, seed: int, draws: int
 
     Parameters
     ----------
-    influence : (P, G) patient influence values of the G estimates. p_values : (G,) marginal two-sided p values.
+    influence : (G, P) patient influence values of the G estimates. p_values : (G,) marginal two-sided p values.
     level : wanted family-wise error, 0 to 1. draws : multiplier replicates.
 
     Notes
@@ -98,27 +98,38 @@ def max_t(influence: Array, p_values: Array, level: float, seed: int, draws: int
     rest) are perfectly correlated and so count once; patients in two levels enter through the correlation. Bonferroni
     bounds p from above where the replicates run out.
     """
-    n_tests = influence.shape[1]
-    scale = np.sqrt(np.square(influence).sum(axis=0))
-    unit = influence / np.where(scale > 0, scale, 1)
-    correlation = unit.T @ unit
-    np.fill_diagonal(correlation, 1.0)
+    correlation = correlation_of(influence)
     free = _distinct(correlation)
     z = -special.ndtri(np.clip(p_values, 1e-300, 1) / 2)
     if free == 1:
         return Simultaneous(np.asarray(p_values, dtype=float).copy(), level)
-    values, vectors = np.linalg.eigh(correlation)
-    keep = values > 1e-10 * values[-1]
-    root = (vectors[:, keep] * np.sqrt(values[keep])).T
-    rng = np.random.default_rng(seed)
-    largest = np.sort(np.abs(rng.standard_normal((draws, len(root))) @ root).max(axis=1))[::-1]
+    largest = np.sort(np.abs(correlated_normals(correlation, seed, draws)).max(axis=1))[::-1]
     beyond = np.searchsorted(-largest, -z, side="right")
     p_adjusted = np.minimum((1 + beyond) / (draws + 1), np.minimum(p_values * free, 1))
     allowed = int(np.floor(level * (draws + 1))) - 1
     critical = largest[max(allowed, 0)]
     alpha = max(2 * special.ndtr(-critical), level / free)
-    assert n_tests == len(p_adjusted)
     return Simultaneous(np.maximum(p_adjusted, p_values), float(min(alpha, level)))
+
+
+def correlation_of(influence: Array) -> Array:
+    """Correlation (G, G) of estimates with patient ``influence`` values (G, P)."""
+    covariance = influence @ influence.T
+    scale = np.sqrt(covariance.diagonal())
+    correlation = covariance / np.where(scale > 0, scale, 1)[:, None] / np.where(scale > 0, scale, 1)
+    np.fill_diagonal(correlation, 1.0)
+    return correlation
+
+
+def correlated_normals(correlation: Array, seed: int, draws: int) -> Array:
+    """Normal draws (draws, G) with unit variance and ``correlation`` (G, G).
+
+    Through its symmetric root, the one root that rounding does not turn: where G tests are copies of each other any
+    other depends on the last digits, and with it which draws are made.
+    """
+    values, vectors = np.linalg.eigh(correlation)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    return np.random.default_rng(seed).standard_normal((draws, len(root))) @ root
 
 
 def _distinct(correlation: Array) -> int:

@@ -6,35 +6,63 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxraug.evaluation.auroc import placements
-from cxraug.evaluation.cells import Subject, effective
-from cxraug.evaluation.measured import Array, Measured, Patients, measured
+from cxraug.evaluation.auprc import precision_and_slope
+from cxraug.evaluation.auroc import area_and_slope
+from cxraug.evaluation.cells import Cell, flag_of, needed
+from cxraug.evaluation.measured import Array, Measured, measured
 from cxraug.evaluation.metrics import base_metric
+from cxraug.evaluation.rates import RATES
+from cxraug.evaluation.subjects import Subject
+from cxraug.evaluation.tally import Tally, Units
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A level, or its reference: its rows, what is counted in them per patient and stratum, and ``weight`` (K,)."""
+
+    cell: Cell
+    tally: Tally
+    weight: Array
+
+    @property
+    def unit_weight(self) -> Array:
+        """Weight (u,) of an image of each unit."""
+        return self.weight[self.tally.stratum]
+
+    def per_patient(self, values: Array) -> Array:
+        """Sums (P,) of ``values`` (u,) over the units of each patient."""
+        return np.bincount(self.tally.patient, values, len(self.cell.patients))
+
+    def effective(self, count: Array) -> tuple[float, float]:
+        """Kish's effective number ``(sum w)^2 / sum w^2`` of the images counted by ``count`` (u,), and of patients."""
+        weight = self.unit_weight
+        total, square = float(count @ weight), float(count @ weight**2)
+        by_patient = self.per_patient(count * weight)
+        if total <= 0:
+            return 0.0, 0.0
+        return total**2 / square, total**2 / float(by_patient @ by_patient)
+
+
+@dataclass(frozen=True, eq=False)
 class Matching:
-    """Overlap weights of a level and its reference over strata.
+    """Overlap weights of a level (``left``) and its reference (``right``) over K strata of ``units``.
 
-    Attributes
-    ----------
-    left, right : (n,) bool, disjoint. stratum : (n,) int from 0. weight : (n,) 0 outside both sides.
-    size : (K,) images of both sides per stratum.
+    ``size`` (K,): images of both sides per stratum.
     """
 
-    left: Array
-    right: Array
-    stratum: Array
-    weight: Array
+    subject: Subject
+    left: Side
+    right: Side
+    units: Units
     size: Array
 
     @property
     def mirrored(self) -> Matching:
         """Reference and level exchanged; the weights are the same."""
-        return Matching(self.right, self.left, self.stratum, self.weight, self.size)
+        return Matching(self.subject, self.right, self.left, self.units, self.size)
 
 
-def overlap(left: Array, right: Array, known: Array, stratum: Array) -> Matching:
+def overlap(subject: Subject, left: Cell, right: Cell, units: Units) -> Matching:
     """Weight the images of both sides so that every stratum has the same share of either side.
 
     An image of stratum x weighs ``n_other(x) / (n_left(x) + n_right(x))``, so both sides have the mix ``n_left n_right
@@ -45,17 +73,24 @@ def overlap(left: Array, right: Array, known: Array, stratum: Array) -> Matching
 
     Parameters
     ----------
-    left, right, known : (n,) bool. stratum : (n,) int from 0.
+    left, right : disjoint; images whose label is blank do not count.
     """
-    kinds = int(stratum.max()) + 1
-    ours, theirs = (np.bincount(stratum[side & known], minlength=kinds) for side in (left, right))
-    size = ours + theirs
-    filled = np.maximum(size, 1)
-    weight = np.where(left, (theirs / filled)[stratum], np.where(right, (ours / filled)[stratum], 0.0)) * known
-    return Matching(left & known, right & known, stratum, weight, filled)
+    tallies = [side.tally(subject, units) for side in (left, right)]
+    ours, theirs = (np.bincount(tally.stratum, tally.images, units.kinds) for tally in tallies)
+    size = np.maximum(ours + theirs, 1)
+    return Matching(subject, Side(left, tallies[0], theirs / size), Side(right, tallies[1], ours / size), units, size)
 
 
-def measure_matched(subject: Subject, metric: str, matching: Matching, patients: Patients) -> Measured:
+def matched_flag(metric: str, matching: Matching, *, min_cell: int, few: int) -> str:
+    """Flag of the left side: suppressed or few by the effective numbers of the weighted images and patients."""
+    side, subject = matching.left, matching.subject
+    enough = min(int(min(side.effective(count)) + 1e-9) for count in needed(subject, metric, side.tally))
+    counted = side.unit_weight > 0
+    n, n_pos = (int(count[counted].sum()) for count in (side.tally.images, side.tally["present"][0]))
+    return flag_of(metric, enough, n, n_pos, min_cell, few)
+
+
+def measure_matched(metric: str, matching: Matching) -> Measured:
     """``metric`` of the left side of ``matching``, in every run.
 
     Notes
@@ -66,74 +101,48 @@ def measure_matched(subject: Subject, metric: str, matching: Matching, patients:
     sides): the weights are estimated, and their noise is part of the variance. The right side enters through it, so
     level and reference are correlated although they share no image.
     """
-    name = base_metric(metric, subject.name)
+    name, left, right = base_metric(metric, matching.subject.name), matching.left, matching.right
     flipped = name == "fnr"
-    value, slope, needed = _derivative(subject, "tpr" if flipped else name, matching)
-    rate = np.zeros((len(slope), len(matching.size)))
-    for run, g in enumerate(slope):
-        rate[run] = np.bincount(matching.stratum, g, minlength=len(matching.size))
-    spill = (rate / matching.size)[:, matching.stratum]
-    parts = matching.weight * np.where(matching.left, slope - spill, np.where(matching.right, spill, 0.0))
-    count = np.array([min(effective(mask, matching.weight, patients)[1] for mask in masks) for masks in needed])
-    factor = np.sqrt(count / np.maximum(count - 1, 0.5))
-    found = measured(value, patients.sum(parts) * factor[:, None], count)
+    value, influence, slope, count = (_of_rates if name not in ("auroc", "auprc") else _of_scores)(
+        "tpr" if flipped else name, matching
+    )
+    for own, per_stratum in zip(influence, slope / matching.size, strict=True):
+        for side, sign in ((left, -1), (right, 1)):
+            own += sign * side.per_patient(side.tally.images * (side.weight * per_stratum)[side.tally.stratum])
+    influence *= np.sqrt(count / np.maximum(count - 1, 0.5))[:, None]
+    found = measured(value, influence, count)
     return found.complement() if flipped else found
 
 
-def _derivative(subject: Subject, name: str, matching: Matching) -> tuple[Array, Array, list[list[Array]]]:
-    """Value (R,), derivative by image weight (R, n; 0 outside the left side), and per run the masks that must hold
-    enough patients."""
-    side, weight = matching.left & (matching.weight > 0), matching.weight
-    present, absent = side & (subject.y == 1), side & (subject.y == 0)
-    if name in ("auroc", "auprc"):
-        assert subject.scores is not None
-        assert subject.order is not None
-        kernel, needed = (_auroc, [present, absent]) if name == "auroc" else (_auprc, [present])
-        value, slope = np.empty(len(subject.scores)), np.zeros(subject.scores.shape)
-        for run, (score, rows) in enumerate(zip(subject.scores, subject.order, strict=True)):
-            rows = rows[side[rows]]
-            value[run], slope[run, rows] = kernel(score[rows], present[rows], weight[rows])
-        return value, slope, [needed] * len(value)
-    if name == "brier":
-        assert subject.calibrated is not None
-        numerator = np.where(side, (subject.calibrated - np.where(side, subject.y, 0)) ** 2, 0)
-        denominator = np.broadcast_to(side.astype(float), numerator.shape)
-    else:
-        assert subject.decision is not None
-        called = subject.decision & side
-        cleared = ~subject.decision & side
-        pairs: dict[str, tuple[Array, Array]] = {
-            "tpr": (called & present, present),
-            "fpr": (called & absent, absent),
-            "ppv": (called & present, called),
-            "npv": (cleared & absent, cleared),
-            "f1": (2.0 * (called & present), called.astype(float) + present),
-        }
-        numerator, denominator = (np.broadcast_to(np.asarray(a, dtype=float), called.shape) for a in pairs[name])
+def _of_rates(name: str, matching: Matching) -> tuple[Array, Array, Array, Array]:
+    """Value (R,), weighted sums of the derivative per patient (R, P), its plain sums per stratum (R, K), and the
+    effective patients (R,)."""
+    side = matching.left
+    weight = side.unit_weight
+    numerator, denominator = np.broadcast_arrays(*RATES[name](side.tally))
     total = denominator @ weight
     value = (numerator @ weight) / total
     slope = (numerator - value[:, None] * denominator) / total[:, None]
-    return value, slope, [[row > 0] for row in denominator]
+    influence = np.stack([side.per_patient(one * weight) for one in slope])
+    per_stratum = np.stack([np.bincount(side.tally.stratum, one, matching.units.kinds) for one in slope])
+    images = denominator - side.tally["hits"] if name == "f1" else denominator  # F1 counts a called positive twice
+    return value, influence, per_stratum, np.array([side.effective(one)[1] for one in images])
 
 
-def _auroc(score: Array, positive: Array, weight: Array) -> tuple[float, Array]:
-    """Weighted AUROC of ascending scores and its derivative by weight."""
-    below, above = placements(score, positive, weight)
-    m, n = weight[positive].sum(), weight[~positive].sum()
-    area = float(weight[positive] @ below[positive]) / (m * n)
-    return area, np.where(positive, (below / n - area) / m, (above / m - area) / n)
-
-
-def _auprc(score: Array, positive: Array, weight: Array) -> tuple[float, Array]:
-    """Weighted average precision of ascending scores and its derivative by weight."""
-    score, positive, weight = score[::-1], positive[::-1], weight[::-1]
-    first = np.concatenate(([0], np.flatnonzero(score[1:] != score[:-1]) + 1))
-    hits = np.add.reduceat(np.where(positive, weight, 0.0), first)
-    true, called = np.cumsum(hits), np.cumsum(np.add.reduceat(weight, first))
-    precision, m = true / called, true[-1]
-    area = float(hits @ precision) / m
-    gain = np.cumsum((hits * (called - true) / called**2)[::-1])[::-1]
-    loss = np.cumsum((hits * true / called**2)[::-1])[::-1]
-    sizes = np.diff(np.append(first, len(score)))
-    slope = np.where(positive, np.repeat(precision - area + gain, sizes), -np.repeat(loss, sizes)) / m
-    return area, slope[::-1]
+def _of_scores(name: str, matching: Matching) -> tuple[Array, Array, Array, Array]:
+    """The same for AUROC and AUPRC, from the rows by ascending score."""
+    subject, side, units = matching.subject, matching.left, matching.units
+    assert subject.scores is not None
+    patients, kernel = side.cell.patients, area_and_slope if name == "auroc" else precision_and_slope
+    value = np.empty(len(subject.scores))
+    influence, per_stratum = np.empty((len(value), len(patients))), np.empty((len(value), units.kinds))
+    for run, (score, order) in enumerate(zip(subject.scores, subject.order, strict=True)):
+        rows = side.cell.ascending(score, order, subject)
+        weight = side.weight[units.row_stratum[rows]]
+        if not weight.all():
+            rows, weight = rows[weight > 0], weight[weight > 0]
+        value[run], slope = kernel(score[rows], subject.y[rows] == 1, weight)
+        influence[run] = patients.sum(rows, slope * weight)
+        per_stratum[run] = np.bincount(units.row_stratum[rows], slope, units.kinds)
+    count = min(side.effective(one)[1] for one in needed(subject, name, side.tally))
+    return value, influence, per_stratum, np.full(len(value), count)

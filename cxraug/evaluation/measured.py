@@ -10,6 +10,7 @@ arms or runs live on the same patients, their products give covariances for free
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -26,13 +27,18 @@ class Patients:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def sum(self, rows: Array) -> Array:
-        """Sum (..., n) over the rows of each patient: (..., P)."""
-        return np.add.reduceat(rows, self.starts, axis=-1)
+    @cached_property
+    def of(self) -> Array:
+        """Patient number (n,) of each row."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts, append=self.n))
 
-    def count(self, mask: Array) -> int:
-        """How many patients have a row in ``mask`` (n,)."""
-        return int(np.count_nonzero(np.add.reduceat(mask.astype(np.int64), self.starts)))
+    def sum(self, rows: Array, values: Array) -> Array:
+        """Sum of ``values`` (k,) at ``rows`` (k,), any order, per patient: (P,)."""
+        return np.bincount(self.of[rows], values, len(self))
+
+    def count(self, rows: Array) -> int:
+        """How many patients have one of ``rows`` (k,)."""
+        return int(np.count_nonzero(np.bincount(self.of[rows], minlength=len(self))))
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,14 @@ class Measured:
     def take(self, runs: Array) -> Measured:
         """The runs at positions ``runs``."""
         return Measured(self.value[runs], self.influence[runs], self.floor[runs], self.df[runs])
+
+    def spread(self, at: Array, n_patients: int) -> Measured:
+        """The same among ``n_patients`` patients, of whom only those numbered ``at`` had an influence value here."""
+        if len(at) == n_patients:
+            return self
+        influence = np.zeros((len(self.influence), n_patients))
+        influence[:, at] = self.influence
+        return Measured(self.value, influence, self.floor, self.df)
 
     def scaled(self, factor: float) -> Measured:
         """``factor * value``."""

@@ -15,11 +15,12 @@ import pandas as pd
 
 from cxraug.errors import InputError
 from cxraug.evaluation.assembly import NOTHING, REST, levels_of
-from cxraug.evaluation.cells import Subject, Support, measure, support
+from cxraug.evaluation.cells import Cell, Support, measure, support
 from cxraug.evaluation.gaps import Gaps, max_t
 from cxraug.evaluation.groups import MISSING, group_levels
 from cxraug.evaluation.measured import Array, Measured
 from cxraug.evaluation.predictions import Predictions
+from cxraug.evaluation.subjects import Subject
 from cxraug.evaluation.uncertainty import Estimate, combine, interval
 from cxraug.seeds import derive_seed
 
@@ -102,7 +103,7 @@ def mitigate(
         after, other = _decisions(predictions, i, before, levels, known, own, constraint, settings.seed)
         redrawn[finding] = float((after != other).mean())
         subjects = {
-            name: Subject(finding, predictions.y[i], None, None, None, decision)
+            name: Subject(finding, predictions.y[i], None, None, decision)
             for name, decision in zip(STATES, (before, after), strict=True)
         }
         for metric in RATES:
@@ -194,26 +195,27 @@ def _rows(
     own: list[str],
 ) -> list[_Row]:
     """One row per arm for the whole set and for every level."""
-    patients, draws = predictions.patients, predictions.runs["draw"].to_numpy(dtype=object)
+    draws = predictions.runs["draw"].to_numpy(dtype=object)
     arms = predictions.runs["arm"].to_numpy(dtype=object)
     subject = subjects["before"]
 
-    def held(cell: Array) -> Support:
-        return support(subject, metric, cell, patients, min_cell=settings.min_cell, few=settings.few)
+    def held(cell: Cell) -> Support:
+        return support(subject, metric, cell, min_cell=settings.min_cell, few=settings.few)
 
-    def found(cell: Array) -> dict[str, Measured]:
-        return {name: measure(subjects[name], metric, cell, patients) for name in STATES}
+    def found(cell: Cell) -> dict[str, Measured]:
+        return {name: measure(subjects[name], metric, cell) for name in STATES}
 
     rows = []
-    everything = np.ones(patients.n, dtype=bool)
-    for level, cell in {"all": everything, **masks}.items():
+    whole = Cell.whole(predictions.patients)
+    cells = {level: whole.part(mask) for level, mask in masks.items()}
+    for level, cell in {"all": whole, **cells}.items():
         mine = held(cell)
         ours = found(cell) if mine.shown else None
         reference, other = "", None
         if level != "all":
             reference = settings.reference.get(group, REST)
             if reference != level and len(masks) > 1:
-                other = ~cell if reference == REST else masks[reference]
+                other = whole.rest(cell) if reference == REST else cells[reference]
         rest = held(other) if other is not None else None
         theirs = found(other) if other is not None and rest is not None and rest.shown else None
         flags = {mine.flag} | ({rest.flag} if rest is not None else set())
@@ -256,7 +258,7 @@ def _add_gaps(rows: list[_Row], settings: EvaluationSettings) -> None:
     for (_, _, name), members in families.items():
         difference, left, right = (list(part) for part in zip(*(found for _, found in members), strict=True))
         gaps = Gaps.of(difference, left, right, "linear" if name == "change" else "wilson")
-        influence = np.stack([estimate.influence for estimate in difference], axis=1)
+        influence = np.stack([estimate.influence for estimate in difference])
         low, high = gaps.interval(max_t(influence, gaps.p_values(), settings.alpha, settings.seed).alpha)
         for (row, _), value, lower, upper in zip(members, gaps.value, low, high, strict=True):
             row.values |= {f"gap_{name}": float(value), f"gap_{name}_low": float(lower),

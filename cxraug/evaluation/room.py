@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxraug.evaluation.cells import measure, subjects_of
+from cxraug.evaluation.cells import Cell, measure
 from cxraug.evaluation.measured import Array, Measured
 from cxraug.evaluation.predictions import Predictions
+from cxraug.evaluation.subjects import subjects_of
 from cxraug.evaluation.uncertainty import combine
 
 
@@ -43,7 +44,7 @@ def learning_room(
     subject = next((s for s in subjects_of(predictions, empty, predictions.p) if s.name == finding), None)
     if subject is None:
         raise ValueError(f"no predictions of {finding}")
-    found = measure(subject, metric, np.ones(subject.y.shape, dtype=bool), predictions.patients)
+    found = measure(subject, metric, Cell.whole(predictions.patients))
     arms, draws = (predictions.runs[name].to_numpy(dtype=object) for name in ("arm", "draw"))
     shared = [d for d in dict.fromkeys(draws[arms == ceiling]) if d in set(draws[arms == control])]
     if not shared:

@@ -60,6 +60,9 @@ def combine(measured: Measured, draws: Array, *, spread: bool = True) -> Estimat
     Both A and C hold B once, so ``V = A + C - B``, floored at the larger of A and C: the variance decomposition of
     Obuchowski & Rockette 1995 with readers replaced by draws, seeds nested. df by Satterthwaite from A and V - A.
     """
+    if len(draws) == 1:
+        value, variance, df = (float(one[0]) for one in (measured.value, measured.variance, measured.df))
+        return Estimate(value, variance, df, variance, measured.influence[0], 1, 1)
     names, unit = np.unique(draws, return_inverse=True)
     n_draws = len(names)
     per_draw = np.bincount(unit)

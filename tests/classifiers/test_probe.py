@@ -53,7 +53,7 @@ def measured(strength: float) -> tuple[float, float, float]:
     y_train[:IMAGES_EACH] = np.nan
     scores, _ = probe(train, y_train, val, y_val, test)
     patients = Patients(np.arange(0, len(y), IMAGES_EACH), len(y))
-    found = auroc(scores[None], np.argsort(scores)[None], y, np.ones(len(y), bool), patients)
+    found = auroc(scores[None], np.argsort(scores)[None], y, patients)
     low, high = interval(found.value, found.variance, found.df, "logit", 0.05)
     return float(found.value[0]), float(low[0]), float(high[0])
 

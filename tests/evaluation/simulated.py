@@ -5,12 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from cxraug.evaluation.measured import Array, Patients
+from cxraug.evaluation.cells import Cell, measure
+from cxraug.evaluation.measured import Array, Measured, Patients
+from cxraug.evaluation.subjects import Subject
 
 
 def patients_of(ids: Array) -> Patients:
     """Rows must be sorted by patient."""
     return Patients(np.flatnonzero(np.diff(ids, prepend=-1)), len(ids))
+
+
+def measure_in(
+    metric: str,
+    ids: Array,
+    y: Array,
+    *,
+    scores: Array | None = None,
+    p: Array | None = None,
+    decision: Array | None = None,
+    cell: Array | None = None,
+) -> Measured:
+    """``metric`` of a finding in the rows of ``cell`` (all)."""
+    whole = Cell.whole(patients_of(ids))
+    return measure(Subject("A", y, scores, p, decision), metric, whole if cell is None else whole.part(cell))
 
 
 def scored(n_patients: int, seed: int, *, runs: int = 1, levels: int | None = None, images: float = 3.0):

@@ -2,15 +2,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated import patients_of, scored
+from simulated import measure_in, scored
 from sklearn.metrics import average_precision_score
 
-from cxraug.evaluation.auprc import auprc, bootstrap_auprc, patient_weights
+from cxraug.evaluation.auprc import bootstrap_auprc, patient_weights
 
 
 def run(ids, y, scores):
-    cell = np.ones(len(y), dtype=bool)
-    return auprc(scores, np.argsort(scores, axis=1), y, cell, patients_of(ids))
+    return measure_in("auprc", ids, y, scores=scores)
 
 
 @settings(max_examples=60, deadline=None)
@@ -43,16 +42,14 @@ def test_bootstrap_is_a_plain_resampling_loop(levels):
     weights = patient_weights(60, 25, seed=1)
     assert (weights.sum(axis=0) == 60).all()
     order = np.argsort(scores[0])
-    fast = bootstrap_auprc(scores[0], order, y, np.ones(len(y), dtype=bool), ids, weights)
+    fast = bootstrap_auprc(scores[0], order, y, ids, weights)
     slow = [average_precision_score(y, scores[0], sample_weight=weights[ids, b]) for b in range(25)]
     np.testing.assert_allclose(fast, slow, atol=2e-6)
 
 
 def test_bootstrap_and_influence_agree():
     ids, y, scores = scored(400, 7)
-    boot = bootstrap_auprc(
-        scores[0], np.argsort(scores[0]), y, np.ones(len(y), dtype=bool), ids, patient_weights(400, 800, seed=0)
-    )
+    boot = bootstrap_auprc(scores[0], np.argsort(scores[0]), y, ids, patient_weights(400, 800, seed=0))
     assert np.sqrt(run(ids, y, scores).variance[0]) == pytest.approx(boot.std(ddof=1), rel=0.1)
 
 
@@ -60,6 +57,6 @@ def test_replicates_without_positives_are_not_numbers():
     y = np.array([1.0, 0, 0])
     weights = np.array([[0, 1], [1, 1], [2, 1]], dtype=np.float32)
     score = np.array([0.5, 0.9, 0.1])
-    found = bootstrap_auprc(score, np.argsort(score), y, np.ones(3, dtype=bool), np.arange(3), weights)
+    found = bootstrap_auprc(score, np.argsort(score), y, np.arange(3), weights)
     assert np.isnan(found[0])
     assert found[1] == pytest.approx(0.5)

@@ -2,15 +2,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated import patients_of, scored
+from simulated import measure_in, scored
 from sklearn.metrics import roc_auc_score
-
-from cxraug.evaluation.auroc import auroc
 
 
 def run(ids, y, scores, cell=None):
-    cell = np.ones(len(y), dtype=bool) if cell is None else cell
-    return auroc(scores, np.argsort(scores, axis=1), y, cell, patients_of(ids))
+    return measure_in("auroc", ids, y, scores=scores, cell=cell)
 
 
 def delong(y, score):

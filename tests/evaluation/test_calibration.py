@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
-from simulated import patients_of
+from simulated import measure_in
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
-from cxraug.evaluation.calibration import brier, calibration_slope, fit_recalibration, logit, recalibration_method
+from cxraug.evaluation.calibration import fit_recalibration, logit, recalibration_method
 
 
 def sample(n, seed, shift=0.0, stretch=1.0):
@@ -83,7 +83,7 @@ def test_separated_labels_give_finite_values_and_no_rows_change_nothing():
 
 def test_brier_is_scikit_learns():
     y, p = sample(300, 2)
-    found = brier(p[None], y, np.ones(300, dtype=bool), patients_of(np.arange(300)))
+    found = measure_in("brier", np.arange(300), y, p=p[None])
     assert found.value[0] == pytest.approx(brier_score_loss(y, p))
     assert found.variance[0] == pytest.approx(((p - y) ** 2).var(ddof=1) / 300)
 
@@ -92,7 +92,7 @@ def test_slope_finds_overconfidence_and_has_the_right_error():
     slopes, claimed = [], []
     for seed in range(150):
         y, p = sample(400, seed, stretch=2.0)
-        found = calibration_slope(p[None], y, np.ones(400, dtype=bool), patients_of(np.arange(400)))
+        found = measure_in("calibration_slope", np.arange(400), y, p=p[None])
         slopes.append(found.value[0])
         claimed.append(found.variance[0])
     assert np.mean(slopes) == pytest.approx(0.5, abs=0.02)
@@ -101,5 +101,5 @@ def test_slope_finds_overconfidence_and_has_the_right_error():
 
 def test_separated_scores_have_no_slope():
     y = np.repeat([0.0, 1.0], 10)
-    found = calibration_slope((0.2 + 0.6 * y)[None], y, np.ones(20, dtype=bool), patients_of(np.arange(20)))
+    found = measure_in("calibration_slope", np.arange(20), y, p=(0.2 + 0.6 * y)[None])
     assert np.isnan(found.value[0])

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from simulated import patients_of
+from simulated import measure_in
 
-from cxraug.evaluation.ece import commensurate, squared_ece
+from cxraug.evaluation.ece import commensurate
 from cxraug.evaluation.uncertainty import interval
 
 
@@ -17,7 +17,7 @@ def forecasts(rng, n_patients, off=0.0, images=3.0):
 
 
 def found(ids, y, p):
-    return squared_ece(p[None], y, np.ones(len(y), dtype=bool), patients_of(ids))
+    return measure_in("ece", ids, y, p=p[None], scores=p[None])
 
 
 @pytest.mark.parametrize("n_patients", [40, 400])
@@ -64,8 +64,8 @@ def test_groups_of_any_size_have_no_gap_when_both_are_calibrated():
     gaps, rejected = [], 0
     for _ in range(200):
         ids, y, p = forecasts(rng, 250)
-        small, patients = ids < 30, patients_of(ids)
-        sides = [squared_ece(p[None], y, cell, patients) for cell in (small, ~small)]
+        small = ids < 30
+        sides = [measure_in("ece", ids, y, p=p[None], scores=p[None], cell=cell) for cell in (small, ~small)]
         left, right = commensurate(*sides)
         gap = left.minus(right)
         gaps.append(gap.value[0])

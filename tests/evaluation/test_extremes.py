@@ -4,13 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from simulated import patients_of, table
+from simulated import measure_in, table
 from sklearn.metrics import roc_auc_score
 
 from cxraug.evaluation.evaluate import EvaluationSettings, evaluate
 from cxraug.evaluation.extremes import largest_range
 from cxraug.evaluation.predictions import read_predictions
-from cxraug.evaluation.rates import false_positive_rate
 from cxraug.evaluation.uncertainty import Estimate, combine
 
 
@@ -46,10 +45,10 @@ def test_p_values_are_uniform_where_there_is_no_gap():
     rng, found = np.random.default_rng(3), []
     for replicate in range(200):
         ids = np.repeat(np.arange(250), rng.geometric(0.4, 250))
-        level, patients = rng.integers(0, 4, 250)[ids], patients_of(ids)
+        level = rng.integers(0, 4, 250)[ids]
         called = (rng.standard_normal(250)[ids] + rng.standard_normal(len(ids)) > 0.3)[None]
         rates = [
-            combine(false_positive_rate(called, np.zeros(len(ids)), level == k, patients), np.zeros(1))
+            combine(measure_in("fpr", ids, np.zeros(len(ids)), decision=called, cell=level == k), np.zeros(1))
             for k in range(4)
         ]
         found.append(largest_range([rates], replicate, draws=500))

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 from scipy import stats
-from simulated import patients_of, scored
+from simulated import measure_in, scored
 
 from cxraug.evaluation.gaps import Gaps, max_t
-from cxraug.evaluation.rates import false_positive_rate
 from cxraug.evaluation.uncertainty import combine
 
 
@@ -13,14 +12,15 @@ def family(rng, n_levels, n_patients=400):
     ids = np.repeat(np.arange(n_patients), rng.geometric(0.4, n_patients))
     level = rng.integers(0, n_levels, n_patients)[ids]
     called = (rng.standard_normal(n_patients)[ids] + rng.standard_normal(len(ids)) > 0.3)[None]
-    y, patients = np.zeros(len(ids)), patients_of(ids)
+    y = np.zeros(len(ids))
     rates = [
-        [false_positive_rate(called, y, cell, patients) for cell in (level == k, level != k)] for k in range(n_levels)
+        [measure_in("fpr", ids, y, decision=called, cell=cell) for cell in (level == k, level != k)]
+        for k in range(n_levels)
     ]
     one = np.zeros(1)
     gaps = [combine(a.minus(b), one) for a, b in rates]
     sides = ([combine(pair[k], one) for pair in rates] for k in (0, 1))
-    return Gaps.of(gaps, *sides, "wilson"), np.stack([gap.influence for gap in gaps], axis=1)
+    return Gaps.of(gaps, *sides, "wilson"), np.stack([gap.influence for gap in gaps])
 
 
 def test_mirror_images_count_once():
@@ -65,7 +65,7 @@ def test_independent_statistics_need_sidaks_level():
 def test_interval_and_p_value_never_disagree():
     rng = np.random.default_rng(2)
     for seed in range(20):
-        influence = rng.standard_normal((50, 6)) @ rng.standard_normal((6, 6))
+        influence = (rng.standard_normal((50, 6)) @ rng.standard_normal((6, 6))).T
         p = rng.random(6) ** 3
         found = max_t(influence, p, 0.05, seed)
         np.testing.assert_array_equal(found.p_adjusted <= 0.05, p <= found.alpha)
@@ -87,10 +87,10 @@ def test_p_values_are_uniform_where_there_is_no_gap_and_the_family_errs_in_5_per
 
 def test_patients_in_two_levels_enter_the_covariance():
     ids, _, scores = scored(200, 5)
-    patients, y = patients_of(ids), np.zeros(len(ids))
+    y = np.zeros(len(ids))
     position = np.arange(len(ids)) - np.searchsorted(ids, ids)
     first = position % 2 == 0  # the level changes from image to image of a patient
-    a, b = (false_positive_rate(scores >= 0.5, y, cell, patients) for cell in (first, ~first))
+    a, b = (measure_in("fpr", ids, y, decision=scores >= 0.5, cell=cell) for cell in (first, ~first))
     gap = a.minus(b)
     apart = a.variance + b.variance
     covariance = (a.influence * b.influence).sum(axis=1)

@@ -3,10 +3,12 @@ import pytest
 from simulated import patients_of
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
-from cxraug.evaluation.cells import Subject, effective, measure, support
+from cxraug.evaluation.cells import Cell, measure
 from cxraug.evaluation.evaluate import EvaluationSettings, evaluate
-from cxraug.evaluation.matched import measure_matched, overlap
+from cxraug.evaluation.matched import matched_flag, measure_matched, overlap
 from cxraug.evaluation.predictions import read_predictions
+from cxraug.evaluation.subjects import Subject
+from cxraug.evaluation.tally import Units
 
 
 def cohort(n_patients, seed, *, levels=None):
@@ -24,28 +26,42 @@ def cohort(n_patients, seed, *, levels=None):
 
 def subject_of(y, score, cut=1.5):
     scores = score[None]
-    return Subject("A", y, scores, np.argsort(scores, axis=1), 1 / (1 + np.exp(-scores + 1.5)), scores >= cut)
+    return Subject("A", y, scores, 1 / (1 + np.exp(-scores + 1.5)), scores >= cut)
+
+
+def matching_of(subject, ids, left, stratum):
+    """``left`` rows and all others, matched on ``stratum`` (n,); and the two cells."""
+    whole = Cell.whole(patients_of(ids))
+    part = whole.part(left)
+    return overlap(subject, part, whole.rest(part), Units.within(whole.patients, stratum)), part, whole.rest(part)
+
+
+def weights_of(matching):
+    """Weight (n,) of every row."""
+    stratum = matching.units.row_stratum
+    return np.where(matching.left.cell.mask, matching.left.weight[stratum], matching.right.weight[stratum])
 
 
 def test_both_sides_get_the_same_mix_and_no_weight_exceeds_one():
-    ids, old, woman, _, _ = cohort(300, 0)
-    found = overlap(woman, ~woman, np.ones(len(ids), dtype=bool), old)
-    shares = [np.bincount(old[s], found.weight[s]) / found.weight[s].sum() for s in (woman, ~woman)]
+    ids, old, woman, y, score = cohort(300, 0)
+    weight = weights_of(matching_of(subject_of(y, score), ids, woman, old)[0])
+    shares = [np.bincount(old[s], weight[s]) / weight[s].sum() for s in (woman, ~woman)]
     np.testing.assert_allclose(shares[0], shares[1])
-    assert 0 <= found.weight.min() <= found.weight.max() <= 1
-    alone = overlap(woman, ~woman, np.ones(len(ids), dtype=bool), woman.astype(int))  # nothing in common
-    assert alone.weight.sum() == 0
+    assert 0 <= weight.min() <= weight.max() <= 1
+    alone = matching_of(subject_of(y, score), ids, woman, woman.astype(int))[0]  # nothing in common
+    assert weights_of(alone).sum() == 0
+    assert matched_flag("tpr", alone, min_cell=0, few=0) == "suppressed"
 
 
 @pytest.mark.parametrize("metric", ["auroc", "auprc", "tpr", "fpr", "ppv", "npv", "f1", "brier"])
 def test_values_are_scikit_learns_with_sample_weights(metric):
     ids, old, woman, y, score = cohort(200, 1, levels=12)
     y[::17] = np.nan
-    subject, patients = subject_of(y, score, cut=6), patients_of(ids)
-    matching = overlap(woman, ~woman, ~np.isnan(y), old)
-    found = measure_matched(subject, metric, matching, patients).value[0]
+    subject = subject_of(y, score, cut=6)
+    matching = matching_of(subject, ids, woman, old)[0]
+    found = measure_matched(metric, matching).value[0]
     keep = woman & ~np.isnan(y)
-    truth, s, w, called = y[keep], score[keep], matching.weight[keep], subject.decision[0, keep]
+    truth, s, w, called = y[keep], score[keep], weights_of(matching)[keep], subject.decision[0, keep]
     wanted = {
         "auroc": lambda: roc_auc_score(truth, s, sample_weight=w),
         "auprc": lambda: average_precision_score(truth, s, sample_weight=w),
@@ -62,14 +78,13 @@ def test_values_are_scikit_learns_with_sample_weights(metric):
 @pytest.mark.parametrize("metric", ["auroc", "auprc", "fpr", "ppv", "brier"])
 def test_influence_is_the_derivative_by_patient_weights_that_are_estimated_again(metric):
     ids, old, woman, y, score = cohort(60, 2, levels=9)
-    patients, known = patients_of(ids), np.ones(len(ids), dtype=bool)
-    found = measure_matched(subject_of(y, score, 4), metric, overlap(woman, ~woman, known, old), patients)
+    found = measure_matched(metric, matching_of(subject_of(y, score, 4), ids, woman, old)[0])
 
     def doubled(patient):
         """The metric when ``patient`` comes twice, weights estimated again."""
         rows = np.sort(np.concatenate([np.arange(len(ids)), np.flatnonzero(ids == patient)]))
-        again = overlap(woman[rows], ~woman[rows], known[rows], old[rows])
-        return measure_matched(subject_of(y[rows], score[rows], 4), metric, again, patients_of(ids[rows])).value[0]
+        again = matching_of(subject_of(y[rows], score[rows], 4), ids[rows], woman[rows], old[rows])[0]
+        return measure_matched(metric, again).value[0]
 
     steps = np.array([doubled(patient) - found.value[0] for patient in range(60)])
     assert np.corrcoef(steps, found.influence[0])[0, 1] > 0.98
@@ -78,20 +93,20 @@ def test_influence_is_the_derivative_by_patient_weights_that_are_estimated_again
 
 def test_equal_mixes_give_the_raw_metric_and_its_variance():
     ids, _, woman, y, score = cohort(150, 3)
-    subject, patients = subject_of(y, score), patients_of(ids)
-    same = overlap(woman, ~woman, np.ones(len(ids), dtype=bool), np.zeros(len(ids), dtype=int))
+    subject = subject_of(y, score)
+    same, women, _ = matching_of(subject, ids, woman, np.zeros(len(ids), dtype=int))
     for metric in ("auroc", "auprc", "tpr", "f1"):
-        matched, raw = measure_matched(subject, metric, same, patients), measure(subject, metric, woman, patients)
+        matched, raw = measure_matched(metric, same), measure(subject, metric, women)
         assert matched.value[0] == pytest.approx(raw.value[0])
         assert matched.variance[0] == pytest.approx(raw.variance[0], rel=0.03)
 
 
 def gap(metric, seed, stratum):
     ids, old, woman, y, score = cohort(300, seed)
-    subject, patients = subject_of(y, score), patients_of(ids)
-    matching = overlap(woman, ~woman, np.ones(len(ids), dtype=bool), old if stratum == "age" else y.astype(int))
-    sides = [measure_matched(subject, metric, side, patients) for side in (matching, matching.mirrored)]
-    return sides[0].minus(sides[1]), [measure(subject, metric, cell, patients).value[0] for cell in (woman, ~woman)]
+    subject = subject_of(y, score)
+    matching, *cells = matching_of(subject, ids, woman, old if stratum == "age" else y.astype(int))
+    sides = [measure_matched(metric, side) for side in (matching, matching.mirrored)]
+    return sides[0].minus(sides[1]), [measure(subject, metric, cell).value[0] for cell in cells]
 
 
 def test_a_gap_of_case_mix_vanishes_and_its_error_is_claimed_right():
@@ -113,22 +128,26 @@ def test_matched_prevalence_takes_prevalence_out_of_ppv():
         woman = rng.random(800) < 0.5
         y = (rng.random(800) < np.where(woman, 0.15, 0.45)).astype(float)
         score = 1.5 * y + rng.standard_normal(800)  # the same classifier for both
-        subject, patients = subject_of(y, score, 1.0), patients_of(np.arange(800))
-        matching = overlap(woman, ~woman, np.ones(800, dtype=bool), y.astype(int))
-        sides = [measure_matched(subject, "ppv", side, patients) for side in (matching, matching.mirrored)]
+        subject = subject_of(y, score, 1.0)
+        matching, *cells = matching_of(subject, np.arange(800), woman, y.astype(int))
+        sides = [measure_matched("ppv", side) for side in (matching, matching.mirrored)]
         matched.append(sides[0].minus(sides[1]).value[0])
-        raw.append(np.subtract(*(measure(subject, "ppv", cell, patients).value[0] for cell in (woman, ~woman))))
+        raw.append(np.subtract(*(measure(subject, "ppv", cell).value[0] for cell in cells)))
     assert np.mean(raw) < -0.2
     assert np.mean(matched) == pytest.approx(0, abs=3.5 * np.std(matched) / 10)
 
 
 def test_few_heavy_images_are_few_effective_ones():
-    weight = np.r_[np.ones(10), np.full(90, 0.01)]
-    patients = patients_of(np.arange(100))
-    assert effective(np.ones(100, dtype=bool), weight, patients)[0] == pytest.approx(10.9**2 / 10.009)
-    y = np.tile([0.0, 1.0], 50)
-    held = support(subject_of(y, y), "tpr", np.ones(100, dtype=bool), patients, min_cell=10, few=50, weight=weight)
-    assert (held.enough, held.flag) == (5, "suppressed")
+    """10 of 100 positives on the left have a counterpart each, 90 share one: weights 1/2 and 1/91."""
+    left = np.r_[np.ones(100, dtype=bool), np.zeros(11, dtype=bool)]
+    stratum = np.r_[np.arange(10), np.full(90, 10), np.arange(11)]
+    subject = subject_of(np.ones(111), np.ones(111))
+    matching = matching_of(subject, np.arange(111), left, stratum)[0]
+    total, square = 10 / 2 + 90 / 91, 10 / 4 + 90 / 91**2
+    assert matching.left.effective(matching.left.tally.images) == pytest.approx((total**2 / square,) * 2)
+    assert 10 < total**2 / square < 15
+    flags = [matched_flag("tpr", matching, min_cell=n, few=50) for n in (10, 15)]
+    assert flags == ["few", "suppressed"]
 
 
 def test_rows_stand_beside_the_raw_ones_which_stay_as_they_are():
