@@ -68,6 +68,16 @@ class Gap:
     estimates: tuple[Estimate, Estimate, Estimate] | None
 
 
+@dataclass(frozen=True)
+class Grouping:
+    """A group's cells by level, the reference (name and cell) of each, and the strata of matched populations."""
+
+    group: str
+    cells: dict[str, Cell]
+    references: dict[str, tuple[str, Cell]]
+    strata: Units | None
+
+
 def levels_of(predictions: Predictions, group: str, age_bins: tuple[float, ...]) -> tuple[Array, list[str]]:
     """Level of every row (n,), and the levels in order."""
     levels = group_levels(predictions.table, group, age_bins)
@@ -113,52 +123,62 @@ class Assembly:
         """Measure every finding, level and metric of one grouping."""
         settings = self.settings
         of_row, levels = levels_of(self.predictions, group, settings.age_bins)
-        cells = {level: self.whole.part(of_row == level) for level in levels} if group != "all" else {"all": self.whole}
+        code = pd.Categorical(of_row, categories=levels).codes
+        cells = {"all": self.whole}
+        if group != "all":
+            cells = {level: self.whole.part(code == k) for k, level in enumerate(levels)}
         references = self._references(group, cells)
         strata = self._strata(group, cells, references) if "population" in settings.matched and group != "all" else None
+        grouping = Grouping(group, cells, references, strata)
         for metric in (name for name in settings.metrics if name in METRICS):
-            families: dict[tuple[str, str, str], list[Gap]] = defaultdict(list)
-            matched: dict[tuple[str, str, str], list[Gap]] = defaultdict(list)
-            mode = METRICS[metric].matched if METRICS[metric].matched in settings.matched else ""
-            complete = self._macro_findings(metric, cells)
-            macro: dict[str, list[Measured]] = defaultdict(list)
-            positives: dict[str, list[int]] = defaultdict(list)
-            for subject in self.subjects:
-                if metric not in subject.metrics((metric,)):
-                    continue
-                known: dict[Cell, Measured] = {}
-                shown_levels: dict[str, tuple[Place, Measured]] = {}
-                for level, cell in cells.items():
-                    place = Place(subject.name, group, level, metric, self._support(subject, metric, cell))
-                    found = self._measure(subject, metric, cell, known) if place.support.shown else None
-                    if found is not None and np.isnan(found.value).any():  # undefined: the slope of separated scores
-                        place, found = replace(place, support=replace(place.support, flag="suppressed")), None
-                    self._add_cell(place, found, subject, cell)
-                    self._compare(place, found)
-                    if found is not None and not place.missing:
-                        shown_levels[level] = place, found
-                    if found is not None and subject.name in complete:
-                        macro[level].append(found)
-                        positives[level].append(place.support.n_pos)
-                    if level in references and METRICS[metric].gap:
-                        self._add_gaps(families, place, found, subject, references[level], known)
-                    if level in references and mode == "prevalence":
-                        self._add_matched(matched, place, subject, cell, references[level], self._labels(subject))
-                    elif level in references and mode == "population" and strata is not None:
-                        self._add_matched(matched, place, subject, cell, references[level], strata)
-                if "max_min" in settings.metrics and group != "all" and metric in RANGED:
-                    self._add_extreme("max_min", metric, group, subject, cells, [shown_levels])
-            for level, parts in macro.items():
-                if len(parts) > 1 and len(parts) == len(complete):
-                    self._add_macro(group, level, metric, parts, cells[level])
-                    self._weigh_macro(group, level, metric, parts, positives[level])
-            self._finish_families(metric, group, families)
-            self._finish_families(metric, group, matched, mode)
+            self._add_metric(grouping, metric)
         if "equalised_odds" in settings.metrics and group != "all":
-            for subject in self.subjects:
-                if subject.metrics(("tpr",)):
-                    rates = [self._shown_levels(subject, rate, group, cells) for rate in ("tpr", "fpr")]
-                    self._add_extreme("equalised_odds", "all", group, subject, cells, rates)
+            self._add_equalised_odds(grouping)
+
+    def _add_metric(self, grouping: Grouping, metric: str) -> None:
+        group, cells, references = grouping.group, grouping.cells, grouping.references
+        families: dict[tuple[str, str, str], list[Gap]] = defaultdict(list)
+        matched: dict[tuple[str, str, str], list[Gap]] = defaultdict(list)
+        mode = METRICS[metric].matched if METRICS[metric].matched in self.settings.matched else ""
+        complete = self._macro_findings(metric, cells)
+        macro: dict[str, list[Measured]] = defaultdict(list)
+        positives: dict[str, list[int]] = defaultdict(list)
+        for subject in self.subjects:
+            if metric not in subject.metrics((metric,)):
+                continue
+            strata = self._labels(subject) if mode == "prevalence" else grouping.strata if mode else None
+            known: dict[Cell, Measured] = {}
+            shown_levels: dict[str, tuple[Place, Measured]] = {}
+            for level, cell in cells.items():
+                place = Place(subject.name, group, level, metric, self._support(subject, metric, cell))
+                found = self._measure(subject, metric, cell, known) if place.support.shown else None
+                if found is not None and np.isnan(found.value).any():  # undefined: the slope of separated scores
+                    place, found = replace(place, support=replace(place.support, flag="suppressed")), None
+                self._add_cell(place, found, subject, cell)
+                self._compare(place, found)
+                if found is not None and not place.missing:
+                    shown_levels[level] = place, found
+                if found is not None and subject.name in complete:
+                    macro[level].append(found)
+                    positives[level].append(place.support.n_pos)
+                if level in references and METRICS[metric].gap:
+                    self._add_gaps(families, place, found, subject, references[level], known)
+                if level in references and strata is not None:
+                    self._add_matched(matched, place, subject, cell, references[level], strata)
+            if "max_min" in self.settings.metrics and group != "all" and metric in RANGED:
+                self._add_extreme("max_min", metric, group, subject, cells, [shown_levels])
+        for level, parts in macro.items():
+            if len(parts) > 1 and len(parts) == len(complete):
+                self._add_macro(group, level, metric, parts, cells[level])
+                self._weigh_macro(group, level, metric, parts, positives[level])
+        self._finish_families(metric, group, families)
+        self._finish_families(metric, group, matched, mode)
+
+    def _add_equalised_odds(self, grouping: Grouping) -> None:
+        for subject in self.subjects:
+            if subject.metrics(("tpr",)):
+                rates = [self._shown_levels(subject, rate, grouping.group, grouping.cells) for rate in ("tpr", "fpr")]
+                self._add_extreme("equalised_odds", "all", grouping.group, subject, grouping.cells, rates)
 
     def _shown_levels(
         self, subject: Subject, metric: str, group: str, cells: dict[str, Cell]

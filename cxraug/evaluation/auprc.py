@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from cxraug.evaluation.measured import Array, Measured, Patients, measured
+from cxraug.evaluation.ranking import Ranking
 
 CHUNK = 4_000_000  # numbers held at once by the bootstrap, a few times over
 
@@ -35,24 +36,16 @@ def auprc(scores: Array, order: Sequence[Array], y: Array, patients: Patients) -
 
 def precision_and_slope(score: Array, positive: Array, weight: Array | None = None) -> tuple[float, Array]:
     """(Weighted) average precision of ascending scores and its derivative (k,) by the weight of each row."""
-    weight = np.ones(len(score)) if weight is None else weight
-    score, positive, weight = score[::-1], positive[::-1], weight[::-1]
-    hits, every = positive * weight, weight
-    tied = score[1:] == score[:-1]
-    first = np.concatenate(([0], np.flatnonzero(~tied) + 1)) if tied.any() else None
-    if first is not None:
-        hits, every = np.add.reduceat(hits, first), np.add.reduceat(every, first)
-    true, called = np.cumsum(hits), np.cumsum(every)
-    precision, m = true / called, true[-1]
-    area = float(hits @ precision) / m
-    share = hits / called
-    gain = np.cumsum((share * (1 - precision))[::-1])[::-1]
+    ranking = Ranking.of(score[::-1], positive[::-1], None if weight is None else weight[::-1])
+    true = np.cumsum(ranking.hits)
+    precision, m = true / ranking.called, true[-1]
+    area = float(ranking.hits @ precision) / m
+    share = ranking.hits / ranking.called
+    gain = np.cumsum((share * (1 - precision))[::-1])[::-1]  # of the positives from here down
     loss = np.cumsum((share * precision)[::-1])[::-1]
-    own = precision - area + gain
-    if first is not None:
-        sizes = np.diff(np.append(first, len(score)))
-        own, loss = np.repeat(own, sizes), np.repeat(loss, sizes)
-    return area, (np.where(positive, own, -loss) / m)[::-1]
+    negatives = -ranking.between(loss[0], np.append(loss[1:], 0.0))
+    negatives[ranking.at] = -loss  # negatives at the score of a positive lower its precision too
+    return area, ranking.rows((precision - area + gain) / m, negatives / m)[::-1]
 
 
 def patient_weights(n_patients: int, replicates: int, seed: int) -> Array:

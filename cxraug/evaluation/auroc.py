@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cxraug.evaluation.measured import Array, Measured, Patients, measured
+from cxraug.evaluation.ranking import Ranking
 
 
 def auroc(scores: Array, order: Sequence[Array], y: Array, patients: Patients) -> Measured:
@@ -25,41 +26,26 @@ def auroc(scores: Array, order: Sequence[Array], y: Array, patients: Patients) -
     variance of Obuchowski 1997, eq. 4, with the factor ``sqrt(I10 I01 / ((I10-1)(I01-1)))`` in place of ``I/(I-1)`` on
     the cross term, which keeps every covariance matrix positive. One image per patient gives DeLong's variance exactly.
     """
-    present = y[order[0]] == 1
-    counts = [patients.count(order[0][side]) for side in (present, ~present)]
-    factors = [np.sqrt(count / max(count - 1, 1)) for count in counts]
-    value, influence = np.empty(len(scores)), np.empty((len(scores), len(patients)))
+    value, influence, fewest = np.empty(len(scores)), np.empty((len(scores), len(patients))), 0
     for run, (score, rows) in enumerate(zip(scores, order, strict=True)):
-        positive = y[rows] == 1
+        positive, patient = y[rows] == 1, patients.of[rows]
         value[run], slope = area_and_slope(score[rows], positive)
-        influence[run] = patients.sum(rows, slope * np.where(positive, *factors))
-    return measured(value, influence, np.full(len(scores), min(counts)))
+        sides = [patient[side] for side in (positive, ~positive)]
+        counts = [int(np.count_nonzero(np.bincount(side, minlength=len(patients)))) for side in sides]
+        factors = [np.sqrt(count / max(count - 1, 1)) for count in counts]
+        influence[run] = np.bincount(patient, np.where(positive, slope * factors[0], slope * factors[1]), len(patients))
+        fewest = min(counts)
+    return measured(value, influence, np.full(len(scores), fewest))
 
 
 def area_and_slope(score: Array, positive: Array, weight: Array | None = None) -> tuple[float, Array]:
-    """(Weighted) AUROC of ascending scores and its derivative (k,) by the weight of each row."""
-    below, above = placements(score, positive, weight)
-    if weight is None:
-        m = int(np.count_nonzero(positive))
-        n = len(positive) - m
-        area = float(below[positive].sum()) / (m * n)
-    else:
-        m, n = weight[positive].sum(), weight[~positive].sum()
-        area = float(weight[positive] @ below[positive]) / (m * n)
-    return area, np.where(positive, (below / n - area) / m, (above / m - area) / n)
-
-
-def placements(score: Array, positive: Array, weight: Array | None = None) -> tuple[Array, Array]:
-    """For sorted scores: (the weight of) negatives below and positives above each row, ties counted one half."""
-    weight = np.ones(len(score)) if weight is None else weight
-    hits = positive * weight
-    misses = weight - hits
-    tied = score[1:] == score[:-1]
-    if not tied.any():
-        return np.cumsum(misses) - misses / 2, hits.sum() - np.cumsum(hits) + hits / 2
-    first = np.concatenate(([0], np.flatnonzero(~tied) + 1))
-    sizes = np.diff(np.append(first, len(score)))
-    positives, negatives = np.add.reduceat(hits, first), np.add.reduceat(misses, first)
-    below = np.cumsum(negatives) - negatives / 2
-    above = positives.sum() - np.cumsum(positives) + positives / 2
-    return np.repeat(below, sizes), np.repeat(above, sizes)
+    """(Weighted) AUROC of ascending scores and its derivative (k,) by the weight of each row; ties count one half."""
+    ranking = Ranking.of(score, positive, weight)
+    hits, true = ranking.hits, np.cumsum(ranking.hits)
+    m = float(true[-1])
+    n = ranking.total - m
+    below = ranking.called - true - (ranking.every - hits) / 2  # weight of the negatives below a positive
+    above = ranking.between(m, m - true)  # weight of the positives above a negative
+    above[ranking.at] += hits / 2
+    area = float(hits @ below) / (m * n)
+    return area, ranking.rows((below / n - area) / m, (above / m - area) / n)

@@ -32,6 +32,7 @@ class Cell:
         self.rows = np.flatnonzero(mask)
         self._of, self._left_out = of, left_out
         self._tallies: dict[tuple[Subject, Units], Tally] = {}
+        self._held: dict[tuple[Subject, str], tuple[int, int, int, int]] = {}
 
     @classmethod
     def whole(cls, patients: Patients) -> Cell:
@@ -66,6 +67,17 @@ class Cell:
                 return self._of.tally(subject, units).without(self._left_out.tally(subject, units))
             self._tallies[key] = Tally.of_rows(subject, units, self.known(subject))
         return self._tallies[key]
+
+    def held(self, subject: Subject, needs: str) -> tuple[int, int, int, int]:
+        """Known images, those present, their patients; and the smaller of images and patients of what is needed."""
+        key = subject, needs
+        if key not in self._held:
+            tally = self.tally(subject)
+            images, counts = tally.images, needed(needs, tally)
+            enough = min(int(min(one.sum(), np.count_nonzero(one))) for one in counts)
+            numbers = int(images.sum()), int(tally["present"].sum()), int(np.count_nonzero(images))
+            self._held[key] = (*numbers, enough)
+        return self._held[key]
 
 
 @dataclass(frozen=True)
@@ -108,19 +120,12 @@ def support(subject: Subject, metric: str, cell: Cell, *, min_cell: int, few: in
     Suppressed below ``min_cell`` images or patients of what is needed (and always where it is undefined); flagged
     ``few`` below ``few``. For PPV and NPV the run that calls (clears) the fewest counts.
     """
-    tally = cell.tally(subject)
-    images = tally.images
-    enough = min(
-        (int(min(one.sum(), np.count_nonzero(one))) for one in needed(subject, metric, tally)),
-        default=0,
-    )
-    n, n_pos = int(images.sum()), int(tally["present"].sum())
-    return Support(n, n_pos, int(np.count_nonzero(images)), enough, flag_of(metric, enough, n, n_pos, min_cell, few))
+    n, n_pos, n_patients, enough = cell.held(subject, METRICS[base_metric(metric, subject.name)].needs)
+    return Support(n, n_pos, n_patients, enough, flag_of(metric, enough, n, n_pos, min_cell, few))
 
 
-def needed(subject: Subject, metric: str, tally: Tally) -> list[Array]:
-    """The counts (u,) of which a metric needs enough, each."""
-    needs = METRICS[base_metric(metric, subject.name)].needs
+def needed(needs: str, tally: Tally) -> list[Array]:
+    """The counts (u,) of which there must be enough, each."""
     if needs == "called":
         return list(tally["hits"] + tally["alarms"])
     if needs == "cleared":

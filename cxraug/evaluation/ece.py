@@ -34,9 +34,7 @@ def squared_ece(p: Array, order: Sequence[Array], y: Array, patients: Patients) 
     enough everywhere; where they give less than ``2 tr(WSWS)`` they are scaled up to it. Squared errors may be
     averaged, subtracted and compared like any other metric; roots near 0 may not.
     """
-    held = np.flatnonzero(np.bincount(patients.of[order[0]], minlength=len(patients)))  # patients (I,)
-    place = np.zeros(len(patients), dtype=np.intp)
-    place[held] = np.arange(len(held))
+    held, place = _numbered(patients.of[order[0]], len(patients))
     total, most = len(order[0]), min(BINS, max(2, len(held) // PER_BIN))
     begins = -(-np.arange(1, most) * total // most)  # rank at which each further bin begins
     value, influence = np.empty(len(p)), np.zeros((len(p), len(patients)))
@@ -48,13 +46,14 @@ def squared_ece(p: Array, order: Sequence[Array], y: Array, patients: Patients) 
         residual = y[rows] - probability
         miss = np.add.reduceat(residual, ends - size) / size
         residual -= np.repeat(miss, size)
-        psi, share = np.empty((2, len(size), len(held)))
+        psi, alone = np.empty((len(size), len(held))), np.empty(len(size), dtype=bool)
         for b, (end, count) in enumerate(zip(ends, size, strict=True)):
             inside = slice(end - count, end)
-            psi[b] = np.bincount(patient[inside], residual[inside], len(held)) / count
-            share[b] = np.bincount(patient[inside], minlength=len(held)) / count
-        alone = share.max(axis=1) == 1
-        psi /= np.sqrt(np.maximum(1 - share, 1e-9))  # a bin holds few patients, some with many images
+            images = np.bincount(patient[inside], minlength=len(held))
+            alone[b] = images.max() == count
+            # A bin holds few patients, some with many images: 1 - share, times the count squared, under the root.
+            left = np.sqrt(np.maximum(1 - images / count, 1e-9)) * count
+            np.divide(np.bincount(patient[inside], residual[inside], len(held)), left, out=psi[b])
         covariance, weight = psi @ psi.T, size / total
         noise = np.where(alone, miss**2, np.diag(covariance))  # one patient says nothing about its own noise
         value[run] = weight @ (miss**2 - noise)
@@ -64,6 +63,14 @@ def squared_ece(p: Array, order: Sequence[Array], y: Array, patients: Patients) 
         influence[run, held] = own * np.sqrt(max(least / observed, 1.0)) if observed > 0 else own
     fewest = min(patients.count(order[0][y[order[0]] == label]) for label in (1, 0))
     return measured(value, influence, np.full(len(p), fewest))
+
+
+def _numbered(patient: Array, n_patients: int) -> tuple[Array, Array]:
+    """The patients (I,) that occur in ``patient`` (k,), and the place of each among them (n_patients,)."""
+    held = np.flatnonzero(np.bincount(patient, minlength=n_patients))
+    place = np.zeros(n_patients, dtype=np.intp)
+    place[held] = np.arange(len(held))
+    return held, place
 
 
 def commensurate(left: Measured, right: Measured) -> tuple[Measured, Measured]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from cxraug.evaluation.auprc import precision_and_slope
 from cxraug.evaluation.auroc import area_and_slope
 from cxraug.evaluation.cells import Cell, flag_of, needed
 from cxraug.evaluation.measured import Array, Measured, measured
-from cxraug.evaluation.metrics import base_metric
+from cxraug.evaluation.metrics import METRICS, base_metric
 from cxraug.evaluation.rates import RATES
 from cxraug.evaluation.subjects import Subject
 from cxraug.evaluation.tally import Tally, Units
@@ -24,7 +25,7 @@ class Side:
     tally: Tally
     weight: Array
 
-    @property
+    @cached_property
     def unit_weight(self) -> Array:
         """Weight (u,) of an image of each unit."""
         return self.weight[self.tally.stratum]
@@ -76,7 +77,7 @@ def overlap(subject: Subject, left: Cell, right: Cell, units: Units) -> Matching
     left, right : disjoint; images whose label is blank do not count.
     """
     tallies = [side.tally(subject, units) for side in (left, right)]
-    ours, theirs = (np.bincount(tally.stratum, tally.images, units.kinds) for tally in tallies)
+    ours, theirs = (tally.size for tally in tallies)
     size = np.maximum(ours + theirs, 1)
     return Matching(subject, Side(left, tallies[0], theirs / size), Side(right, tallies[1], ours / size), units, size)
 
@@ -84,7 +85,8 @@ def overlap(subject: Subject, left: Cell, right: Cell, units: Units) -> Matching
 def matched_flag(metric: str, matching: Matching, *, min_cell: int, few: int) -> str:
     """Flag of the left side: suppressed or few by the effective numbers of the weighted images and patients."""
     side, subject = matching.left, matching.subject
-    enough = min(int(min(side.effective(count)) + 1e-9) for count in needed(subject, metric, side.tally))
+    needs = METRICS[base_metric(metric, subject.name)].needs
+    enough = min(int(min(side.effective(count)) + 1e-9) for count in needed(needs, side.tally))
     counted = side.unit_weight > 0
     n, n_pos = (int(count[counted].sum()) for count in (side.tally.images, side.tally["present"][0]))
     return flag_of(metric, enough, n, n_pos, min_cell, few)
@@ -144,5 +146,5 @@ def _of_scores(name: str, matching: Matching) -> tuple[Array, Array, Array, Arra
         value[run], slope = kernel(score[rows], subject.y[rows] == 1, weight)
         influence[run] = patients.sum(rows, slope * weight)
         per_stratum[run] = np.bincount(units.row_stratum[rows], slope, units.kinds)
-    count = min(side.effective(one)[1] for one in needed(subject, name, side.tally))
+    count = min(side.effective(one)[1] for one in needed(METRICS[name].needs, side.tally))
     return value, influence, per_stratum, np.full(len(value), count)

@@ -114,7 +114,7 @@ def variance_df(influence: Array, patients: Array) -> Array:
     """
     square = np.square(influence)
     variance = square.sum(axis=1)
-    scatter = np.square(square).sum(axis=1) - variance**2 / np.maximum(patients, 1)
+    scatter = np.einsum("rp,rp->r", square, square) - variance**2 / np.maximum(patients, 1)
     most = np.maximum(patients - 1, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         df = np.where(scatter > 1e-12 * variance**2, 2 * variance**2 / scatter, most)

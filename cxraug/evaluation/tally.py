@@ -52,11 +52,11 @@ class Tally:
     """Counts (R or 1, u) over the units ``at`` (u,), made when they are first asked for.
 
     ``present``, ``absent`` images; ``hits`` and ``alarms``: present and absent images that are called present;
-    ``error``: the squared errors of the calibrated probability.
+    ``error``: the squared errors of the calibrated probability. ``size`` (K,): images per stratum.
     """
 
-    def __init__(self, units: Units, at: Array, count: Callable[[str], Array]) -> None:
-        self.units, self.at, self._count = units, at, count
+    def __init__(self, units: Units, at: Array, count: Callable[[str], Array], size: Array) -> None:
+        self.units, self.at, self._count, self.size = units, at, count, size
         self._counts: dict[str, Array] = {}
 
     def __getitem__(self, name: str) -> Array:
@@ -82,7 +82,7 @@ class Tally:
         def count(name: str) -> Array:
             return np.stack([np.bincount(unit, one, len(units))[at] for one in values(name)])
 
-        return cls(units, at, count)
+        return cls(units, at, count, np.bincount(units.row_stratum[rows], minlength=units.kinds))
 
     def without(self, part: Tally) -> Tally:
         """What is left when ``part``, whose units are among these, is taken out."""
@@ -93,7 +93,7 @@ class Tally:
             left[:, place] -= part[name]
             return left
 
-        return Tally(self.units, self.at, count)
+        return Tally(self.units, self.at, count, self.size - part.size)
 
     @cached_property
     def patient(self) -> Array:
@@ -105,7 +105,7 @@ class Tally:
         """Stratum (u,) of each unit."""
         return self.units.stratum[self.at]
 
-    @property
+    @cached_property
     def images(self) -> Array:
         """Known images (u,) of each unit."""
         return self["present"][0] + self["absent"][0]

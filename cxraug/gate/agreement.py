@@ -195,6 +195,6 @@ def _auroc(t: np.ndarray, y: np.ndarray, patients: np.ndarray) -> tuple[float | 
     if min((label == 1).sum(), (label == 0).sum()) < MIN_SIDE:
         return None, None, None
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
-    area = auroc(score[None], np.argsort(score)[None], label, Patients(starts, len(label)))
+    area = auroc(score[None], [np.argsort(score)], label, Patients(starts, len(label)))
     low, high = interval(area.value, area.variance, area.df, "logit", 0.05)
     return float(area.value[0]), float(low[0]), float(high[0])
