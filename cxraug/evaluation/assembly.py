@@ -448,7 +448,7 @@ class Assembly:
             for family in families.values():
                 stop = start + sum(gap.estimates is not None for gap in family)
                 if stop > start:
-                    influence = np.stack([estimate.influence for estimate in difference[start:stop]])
+                    influence = [estimate.influence for estimate in difference[start:stop]]
                     joint = max_t(influence, p_values[start:stop], self.settings.alpha, self.settings.seed)
                     adjusted[start:stop], level[start:stop] = joint.p_adjusted, joint.alpha
                 start = stop

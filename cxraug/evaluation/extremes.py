@@ -52,7 +52,7 @@ def largest_range(blocks: list[list[Estimate]], seed: int, draws: int = DRAWS) -
     freedom. ``p = (1 + replicates at or above the value) / (draws + 1)``.
     """
     every = [estimate for block in blocks for estimate in block]
-    correlation = correlation_of(np.stack([estimate.influence for estimate in every]))
+    correlation = correlation_of([estimate.influence for estimate in every])
     rng = np.random.default_rng((seed, 1))
     error = np.sqrt([estimate.variance for estimate in every])
     df = np.array([estimate.df for estimate in every])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,12 +82,12 @@ class Simultaneous:
     alpha: float
 
 
-def max_t(influence: Array, p_values: Array, level: float, seed: int, draws: int = DRAWS) -> Simultaneous:
+def max_t(influence: Sequence[Array], p_values: Array, level: float, seed: int, draws: int = DRAWS) -> Simultaneous:
     """Adjust a family of G studentised statistics for multiplicity, with their correlation.
 
     Parameters
     ----------
-    influence : (G, P) patient influence values of the G estimates. p_values : (G,) marginal two-sided p values.
+    influence : G times (P,), patient influence values of the estimates. p_values : (G,) marginal two-sided p values.
     level : wanted family-wise error, 0 to 1. draws : multiplier replicates.
 
     Notes
@@ -112,11 +113,13 @@ def max_t(influence: Array, p_values: Array, level: float, seed: int, draws: int
     return Simultaneous(np.maximum(p_adjusted, p_values), float(min(alpha, level)))
 
 
-def correlation_of(influence: Array) -> Array:
-    """Correlation (G, G) of estimates with patient ``influence`` values (G, P)."""
-    covariance = influence @ influence.T
+def correlation_of(influence: Sequence[Array]) -> Array:
+    """Correlation (G, G) of estimates with patient ``influence`` values, G times (P,); single precision is enough."""
+    values = np.asarray(influence, dtype=np.float32)
+    covariance = (values @ values.T).astype(float)
     scale = np.sqrt(covariance.diagonal())
-    correlation = covariance / np.where(scale > 0, scale, 1)[:, None] / np.where(scale > 0, scale, 1)
+    scale = np.where(scale > 0, scale, 1)
+    correlation = covariance / scale[:, None] / scale
     np.fill_diagonal(correlation, 1.0)
     return correlation
 
@@ -134,5 +137,5 @@ def correlated_normals(correlation: Array, seed: int, draws: int) -> Array:
 
 def _distinct(correlation: Array) -> int:
     """How many tests are left when mirror images and copies (|r| = 1) count once."""
-    twin = np.abs(correlation) > 1 - 1e-9
+    twin = np.abs(correlation) > 1 - 1e-5
     return int((np.argmax(twin, axis=1) == np.arange(len(twin))).sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -24,6 +24,7 @@ class Side:
     cell: Cell
     tally: Tally
     weight: Array
+    _effective: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     @cached_property
     def unit_weight(self) -> Array:
@@ -34,14 +35,20 @@ class Side:
         """Sums (P,) of ``values`` (u,) over the units of each patient."""
         return np.bincount(self.tally.patient, values, len(self.cell.patients))
 
-    def effective(self, count: Array) -> tuple[float, float]:
-        """Kish's effective number ``(sum w)^2 / sum w^2`` of the images counted by ``count`` (u,), and of patients."""
-        weight = self.unit_weight
-        total, square = float(count @ weight), float(count @ weight**2)
-        by_patient = self.per_patient(count * weight)
-        if total <= 0:
-            return 0.0, 0.0
-        return total**2 / square, total**2 / float(by_patient @ by_patient)
+    def effective(self, needs: str) -> list[tuple[float, float]]:
+        """Kish's effective numbers ``(sum w)^2 / sum w^2`` of images and of patients, of everything that is needed."""
+        if needs not in self._effective:
+            self._effective[needs] = [self._kish(count) for count in needed(needs, self.tally)]
+        return self._effective[needs]
+
+    def _kish(self, count: Array) -> tuple[float, float]:
+        weighted = count * self.unit_weight
+        total, square, by_patient = (
+            float(weighted.sum()),
+            float(weighted @ self.unit_weight),
+            self.per_patient(weighted),
+        )
+        return (total**2 / square, total**2 / float(by_patient @ by_patient)) if total > 0 else (0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +93,7 @@ def matched_flag(metric: str, matching: Matching, *, min_cell: int, few: int) ->
     """Flag of the left side: suppressed or few by the effective numbers of the weighted images and patients."""
     side, subject = matching.left, matching.subject
     needs = METRICS[base_metric(metric, subject.name)].needs
-    enough = min(int(min(side.effective(count)) + 1e-9) for count in needed(needs, side.tally))
+    enough = min(int(min(numbers) + 1e-9) for numbers in side.effective(needs))
     counted = side.unit_weight > 0
     n, n_pos = (int(count[counted].sum()) for count in (side.tally.images, side.tally["present"][0]))
     return flag_of(metric, enough, n, n_pos, min_cell, few)
@@ -104,47 +111,42 @@ def measure_matched(metric: str, matching: Matching) -> Measured:
     level and reference are correlated although they share no image.
     """
     name, left, right = base_metric(metric, matching.subject.name), matching.left, matching.right
-    flipped = name == "fnr"
-    value, influence, slope, count = (_of_rates if name not in ("auroc", "auprc") else _of_scores)(
-        "tpr" if flipped else name, matching
-    )
-    for own, per_stratum in zip(influence, slope / matching.size, strict=True):
-        for side, sign in ((left, -1), (right, 1)):
-            own += sign * side.per_patient(side.tally.images * (side.weight * per_stratum)[side.tally.stratum])
+    if name == "fnr":
+        return measure_matched("tpr", matching).complement()
+    value, slope = (_of_scores if name in ("auroc", "auprc") else _of_rates)(name, matching)
+    influence = np.empty((len(value), len(left.cell.patients)))
+    ours, theirs = left.tally, right.tally
+    for run, unit in enumerate(slope):
+        spill = np.bincount(ours.stratum, unit, matching.units.kinds) / matching.size
+        influence[run] = left.per_patient(left.unit_weight * (unit - spill[ours.stratum] * ours.images))
+        influence[run] += right.per_patient((right.weight * spill)[theirs.stratum] * theirs.images)
+    patients = [numbers[1] for numbers in left.effective(METRICS[name].needs)]
+    count = np.broadcast_to(min(patients) if name == "auroc" else patients, len(value))
     influence *= np.sqrt(count / np.maximum(count - 1, 0.5))[:, None]
-    found = measured(value, influence, count)
-    return found.complement() if flipped else found
+    return measured(value, influence, count)
 
 
-def _of_rates(name: str, matching: Matching) -> tuple[Array, Array, Array, Array]:
-    """Value (R,), weighted sums of the derivative per patient (R, P), its plain sums per stratum (R, K), and the
-    effective patients (R,)."""
+def _of_rates(name: str, matching: Matching) -> tuple[Array, Array]:
+    """Value (R,), and the derivative by image weight, summed over the images of each unit (R, u)."""
     side = matching.left
-    weight = side.unit_weight
     numerator, denominator = np.broadcast_arrays(*RATES[name](side.tally))
-    total = denominator @ weight
-    value = (numerator @ weight) / total
-    slope = (numerator - value[:, None] * denominator) / total[:, None]
-    influence = np.stack([side.per_patient(one * weight) for one in slope])
-    per_stratum = np.stack([np.bincount(side.tally.stratum, one, matching.units.kinds) for one in slope])
-    images = denominator - side.tally["hits"] if name == "f1" else denominator  # F1 counts a called positive twice
-    return value, influence, per_stratum, np.array([side.effective(one)[1] for one in images])
+    total = denominator @ side.unit_weight
+    value = (numerator @ side.unit_weight) / total
+    return value, (numerator - value[:, None] * denominator) / total[:, None]
 
 
-def _of_scores(name: str, matching: Matching) -> tuple[Array, Array, Array, Array]:
+def _of_scores(name: str, matching: Matching) -> tuple[Array, Array]:
     """The same for AUROC and AUPRC, from the rows by ascending score."""
     subject, side, units = matching.subject, matching.left, matching.units
     assert subject.scores is not None
-    patients, kernel = side.cell.patients, area_and_slope if name == "auroc" else precision_and_slope
-    value = np.empty(len(subject.scores))
-    influence, per_stratum = np.empty((len(value), len(patients))), np.empty((len(value), units.kinds))
+    kernel = area_and_slope if name == "auroc" else precision_and_slope
+    row_weight = side.weight[units.row_stratum]
+    value, slope = np.empty(len(subject.scores)), np.empty((len(subject.scores), len(side.tally.at)))
     for run, (score, order) in enumerate(zip(subject.scores, subject.order, strict=True)):
         rows = side.cell.ascending(score, order, subject)
-        weight = side.weight[units.row_stratum[rows]]
+        weight = row_weight[rows]
         if not weight.all():
             rows, weight = rows[weight > 0], weight[weight > 0]
-        value[run], slope = kernel(score[rows], subject.y[rows] == 1, weight)
-        influence[run] = patients.sum(rows, slope * weight)
-        per_stratum[run] = np.bincount(units.row_stratum[rows], slope, units.kinds)
-    count = min(side.effective(one)[1] for one in needed(METRICS[name].needs, side.tally))
-    return value, influence, per_stratum, np.full(len(value), count)
+        value[run], per_row = kernel(score[rows], subject.y[rows] == 1, weight)
+        slope[run] = np.bincount(units.of[rows], per_row, len(units))[side.tally.at]
+    return value, slope

@@ -258,7 +258,7 @@ def _add_gaps(rows: list[_Row], settings: EvaluationSettings) -> None:
     for (_, _, name), members in families.items():
         difference, left, right = (list(part) for part in zip(*(found for _, found in members), strict=True))
         gaps = Gaps.of(difference, left, right, "linear" if name == "change" else "wilson")
-        influence = np.stack([estimate.influence for estimate in difference])
+        influence = [estimate.influence for estimate in difference]
         low, high = gaps.interval(max_t(influence, gaps.p_values(), settings.alpha, settings.seed).alpha)
         for (row, _), value, lower, upper in zip(members, gaps.value, low, high, strict=True):
             row.values |= {f"gap_{name}": float(value), f"gap_{name}_low": float(lower),
