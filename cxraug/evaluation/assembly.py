@@ -36,6 +36,7 @@ COMPARISON = ("baseline", "arm", "finding", "group", "level", "metric", "differe
               "p_adjusted", "family", "n_seeds", "n_draws", "n_patients", "mde", "flag")  # fmt: skip
 REST = "rest"
 MOST_LEVELS = 500
+BOOTSTRAP_BELOW = 500  # positive patients; influence values agree with a bootstrap of more (tests, benchmarks)
 CALIBRATED = ("brier", "ece", "calibration_slope")
 RANGED = ("auroc", "tpr", "fpr", "underdiagnosis", "overdiagnosis")  # what max_min is given of
 NAN = float("nan")
@@ -172,6 +173,7 @@ class Assembly:
                 self._add_macro(group, level, metric, parts, cells[level])
                 self._weigh_macro(group, level, metric, parts, positives[level])
         self._finish_families(metric, group, families)
+        families.clear()  # their influence values are the bulk of the memory
         self._finish_families(metric, group, matched, mode)
 
     def _add_equalised_odds(self, grouping: Grouping) -> None:
@@ -303,7 +305,8 @@ class Assembly:
                 for (seed, draw), v, a, b in zip(single, value, low, high, strict=True):
                     where = (arm, seed, draw, place.finding, place.group, place.level, place.metric)
                     self.cells.append((*where, v, a, b, *counts, method, count.flag))
-            if metric.name == "auprc" and self.weights is not None and subject is not None:
+            few_positives = metric.name == "auprc" and count.enough < BOOTSTRAP_BELOW
+            if few_positives and self.weights is not None and subject is not None:
                 own, method = self._bootstrapped(own, runs, subject, cell), "patient bootstrap, logit"
             estimate = combine(own, self.draws[runs])
             where = (arm, "all", "all", place.finding, place.group, place.level, place.metric)

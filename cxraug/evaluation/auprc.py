@@ -8,13 +8,16 @@ from itertools import pairwise
 import numpy as np
 from scipy import sparse
 
+from cxraug.evaluation.auroc import class_counts
 from cxraug.evaluation.measured import Array, Measured, Patients, measured
 from cxraug.evaluation.ranking import Ranking
 
 CHUNK = 4_000_000  # numbers held at once by the bootstrap, a few times over
 
 
-def auprc(scores: Array, order: Sequence[Array], y: Array, patients: Patients) -> Measured:
+def auprc(
+    scores: Array, order: Sequence[Array], y: Array, patients: Patients, counts: tuple[int, int] | None = None
+) -> Measured:
     """Average precision ``sum_k (R_k - R_{k-1}) P_k`` of R runs in one cell; chance is the prevalence, 1 is best.
 
     Parameters as in :func:`cxraug.evaluation.auroc.auroc`; at least one positive must occur in the cell.
@@ -25,7 +28,7 @@ def auprc(scores: Array, order: Sequence[Array], y: Array, patients: Patients) -
     and F the weights of positives and negatives at or above a score. The influence values are its derivatives at
     ``w = 1`` (they sum to 0 because AP does not depend on the scale of the weights).
     """
-    count = patients.count(order[0][y[order[0]] == 1])
+    count = (counts or class_counts(order[0], y, patients))[0]
     value, influence = np.empty(len(scores)), np.empty((len(scores), len(patients)))
     for run, (score, rows) in enumerate(zip(scores, order, strict=True)):
         value[run], slope = precision_and_slope(score[rows], y[rows] == 1)

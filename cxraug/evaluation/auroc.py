@@ -10,13 +10,15 @@ from cxraug.evaluation.measured import Array, Measured, Patients, measured
 from cxraug.evaluation.ranking import Ranking
 
 
-def auroc(scores: Array, order: Sequence[Array], y: Array, patients: Patients) -> Measured:
+def auroc(
+    scores: Array, order: Sequence[Array], y: Array, patients: Patients, counts: tuple[int, int] | None = None
+) -> Measured:
     """Area under the ROC curve of R runs in one cell; 0.5 is chance, 1 is best.
 
     Parameters
     ----------
     scores : (R, n). order : R times (k,), the rows to judge by ascending score of each run (any order among ties).
-    y : (n,) 1 or 0 at those rows, which hold both.
+    y : (n,) 1 or 0 at those rows, which hold both. counts : patients with a positive, with a negative, where known.
 
     Notes
     -----
@@ -26,16 +28,20 @@ def auroc(scores: Array, order: Sequence[Array], y: Array, patients: Patients) -
     variance of Obuchowski 1997, eq. 4, with the factor ``sqrt(I10 I01 / ((I10-1)(I01-1)))`` in place of ``I/(I-1)`` on
     the cross term, which keeps every covariance matrix positive. One image per patient gives DeLong's variance exactly.
     """
-    value, influence, fewest = np.empty(len(scores)), np.empty((len(scores), len(patients))), 0
+    counts = counts or class_counts(order[0], y, patients)
+    factors = [np.sqrt(count / max(count - 1, 1)) for count in counts]
+    value, influence = np.empty(len(scores)), np.empty((len(scores), len(patients)))
     for run, (score, rows) in enumerate(zip(scores, order, strict=True)):
-        positive, patient = y[rows] == 1, patients.of[rows]
+        positive = y[rows] == 1
         value[run], slope = area_and_slope(score[rows], positive)
-        sides = [patient[side] for side in (positive, ~positive)]
-        counts = [int(np.count_nonzero(np.bincount(side, minlength=len(patients)))) for side in sides]
-        factors = [np.sqrt(count / max(count - 1, 1)) for count in counts]
-        influence[run] = np.bincount(patient, np.where(positive, slope * factors[0], slope * factors[1]), len(patients))
-        fewest = min(counts)
-    return measured(value, influence, np.full(len(scores), fewest))
+        influence[run] = patients.sum(rows, slope * np.where(positive, *factors))
+    return measured(value, influence, np.full(len(scores), min(counts)))
+
+
+def class_counts(rows: Array, y: Array, patients: Patients) -> tuple[int, int]:
+    """Patients with a positive, and with a negative, among ``rows`` (k,)."""
+    present = y[rows] == 1
+    return patients.count(rows[present]), patients.count(rows[~present])
 
 
 def area_and_slope(score: Array, positive: Array, weight: Array | None = None) -> tuple[float, Array]:

@@ -56,7 +56,7 @@ class Cell:
         if len(self.rows) * SMALL < len(values):
             rows = self.known(subject)
             return rows[np.argsort(values[rows])]
-        return order[(self.mask & subject.known)[order]]
+        return order[np.flatnonzero((self.mask & subject.known)[order])]
 
     def tally(self, subject: Subject, units: Units | None = None) -> Tally:
         """What is counted of ``subject`` per patient, or per unit of ``units``."""
@@ -68,13 +68,17 @@ class Cell:
             self._tallies[key] = Tally.of_rows(subject, units, self.known(subject))
         return self._tallies[key]
 
+    def classes(self, subject: Subject) -> tuple[int, int]:
+        """Patients with a positive, and with a negative."""
+        return self.held(subject, "positive")[-1], self.held(subject, "negative")[-1]
+
     def held(self, subject: Subject, needs: str) -> tuple[int, int, int, int]:
-        """Known images, those present, their patients; and the smaller of images and patients of what is needed."""
+        """Known images, those present, patients; and patients with what is needed (never more than its images)."""
         key = subject, needs
         if key not in self._held:
             tally = self.tally(subject)
             images, counts = tally.images, needed(needs, tally)
-            enough = min(int(min(one.sum(), np.count_nonzero(one))) for one in counts)
+            enough = min(int(np.count_nonzero(one)) for one in counts)
             numbers = int(images.sum()), int(tally["present"].sum()), int(np.count_nonzero(images))
             self._held[key] = (*numbers, enough)
         return self._held[key]
@@ -82,7 +86,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Support:
-    """How much a metric's cell holds of what it needs: the smaller of images and patients; and its flag."""
+    """How much a metric's cell holds: images, patients, patients with what it needs (``enough``), and its flag."""
 
     n: int
     n_pos: int
@@ -106,12 +110,13 @@ def measure(subject: Subject, metric: str, cell: Cell) -> Measured:
     if metric in ("auroc", "auprc"):
         assert subject.scores is not None
         rows = [cell.ascending(*pair, subject) for pair in zip(subject.scores, subject.order, strict=True)]
-        return (auroc if metric == "auroc" else auprc)(subject.scores, rows, y, patients)
+        return (auroc if metric == "auroc" else auprc)(subject.scores, rows, y, patients, cell.classes(subject))
     assert subject.calibrated is not None
     if metric == "calibration_slope":
         return calibration_slope(subject.calibrated, cell.known(subject), y, patients)
     pairs = zip(subject.calibrated, subject.calibrated_order, strict=True)
-    return squared_ece(subject.calibrated, [cell.ascending(*pair, subject) for pair in pairs], y, patients)
+    rows = [cell.ascending(*pair, subject) for pair in pairs]
+    return squared_ece(subject.calibrated, rows, y, patients, cell.classes(subject))
 
 
 def support(subject: Subject, metric: str, cell: Cell, *, min_cell: int, few: int) -> Support:

@@ -6,19 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cxraug.evaluation.auroc import class_counts
 from cxraug.evaluation.measured import Array, Measured, Patients, measured
 
 BINS = 15
 PER_BIN = 10  # patients that a bin should hold
 
 
-def squared_ece(p: Array, order: Sequence[Array], y: Array, patients: Patients) -> Measured:
+def squared_ece(
+    p: Array, order: Sequence[Array], y: Array, patients: Patients, counts: tuple[int, int] | None = None
+) -> Measured:
     """Debiased squared calibration error of R runs: its root is the ECE; 0 is best, below 0 nothing is seen.
 
     Parameters
     ----------
     p : (R, n) probabilities. order : R times (k,), the rows to judge by ascending p of each run (any order among ties).
-    y : (n,) 1 or 0 at those rows.
+    y : (n,) 1 or 0 at those rows. counts : patients with a positive, with a negative, where known.
 
     Notes
     -----
@@ -61,8 +64,7 @@ def squared_ece(p: Array, order: Sequence[Array], y: Array, patients: Patients) 
         least = 2 * float(np.sum(np.outer(weight, weight) * covariance**2))
         observed = float(own @ own)
         influence[run, held] = own * np.sqrt(max(least / observed, 1.0)) if observed > 0 else own
-    fewest = min(patients.count(order[0][y[order[0]] == label]) for label in (1, 0))
-    return measured(value, influence, np.full(len(p), fewest))
+    return measured(value, influence, np.full(len(p), min(counts or class_counts(order[0], y, patients))))
 
 
 def _numbered(patient: Array, n_patients: int) -> tuple[Array, Array]:

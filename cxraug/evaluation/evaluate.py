@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cxraug import __version__
 from cxraug.errors import InputError
-from cxraug.evaluation.assembly import CELLS, COMPARISON, GAPS, Assembly, levels_of
+from cxraug.evaluation.assembly import BOOTSTRAP_BELOW, CELLS, COMPARISON, GAPS, Assembly, levels_of
 from cxraug.evaluation.calibration import NAMES, Asked, fit_recalibration, recalibration_method
 from cxraug.evaluation.curves import CURVES, curves_of
 from cxraug.evaluation.endpoint import Endpoint
@@ -38,8 +38,8 @@ METHODS = [
     "mass, its square debiased by the clustered variance of the bins (Kumar et al. 2019); interval from the squared "
     "error, cut at 0. Gaps and comparisons test the squared errors, each unbiased at its own n, and are printed over "
     "the sum of the two errors, which is their difference.",
-    "AUPRC over all runs: variance from a patient bootstrap (multinomial weights); single runs and comparisons: "
-    "influence values.",
+    f"AUPRC over all runs with fewer than {BOOTSTRAP_BELOW} positive patients: variance from a patient bootstrap "
+    "(multinomial weights); with more, of single runs and in comparisons: influence values.",
     "Several draws or seeds: variance of the draw means over draws plus the clustered variance of the mean, what both "
     "hold counted once, Satterthwaite degrees of freedom.",
     "Gaps: limits recovered from those of the two sides (Newcombe 1998, Zou & Donner 2008), simultaneous through one "
