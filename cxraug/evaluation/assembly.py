@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +26,7 @@ from cxraug.evaluation.predictions import Predictions
 from cxraug.evaluation.subjects import Subject
 from cxraug.evaluation.tally import Units
 from cxraug.evaluation.uncertainty import Estimate, combine, interval, shown
+from cxraug.evaluation.workers import available, forked_map
 
 if TYPE_CHECKING:
     from cxraug.evaluation.evaluate import EvaluationSettings
@@ -36,6 +39,7 @@ COMPARISON = ("baseline", "arm", "finding", "group", "level", "metric", "differe
               "p_adjusted", "family", "n_seeds", "n_draws", "n_patients", "mde", "flag")  # fmt: skip
 REST = "rest"
 MOST_LEVELS = 500
+WORTH_A_FORK = 2e7  # rows x runs x findings x levels of a grouping: some seconds
 BOOTSTRAP_BELOW = 500  # positive patients; influence values agree with a bootstrap of more (tests, benchmarks)
 CALIBRATED = ("brier", "ece", "calibration_slope")
 RANGED = ("auroc", "tpr", "fpr", "underdiagnosis", "overdiagnosis")  # what max_min is given of
@@ -131,10 +135,23 @@ class Assembly:
         references = self._references(group, cells)
         strata = self._strata(group, cells, references) if "population" in settings.matched and group != "all" else None
         grouping = Grouping(group, cells, references, strata)
-        for metric in (name for name in settings.metrics if name in METRICS):
-            self._add_metric(grouping, metric)
+        names = [name for name in settings.metrics if name in METRICS]
         if "equalised_odds" in settings.metrics and group != "all":
-            self._add_equalised_odds(grouping)
+            names.append("equalised_odds")
+        work = len(cells) * len(self.subjects) * self.predictions.p.shape[0] * self.patients.n
+        for rows in forked_map(partial(self._rows_of, grouping), names, available() if work > WORTH_A_FORK else 1):
+            for name, part in rows.items():
+                getattr(self, name).extend(part)
+
+    def _rows_of(self, grouping: Grouping, metric: str) -> dict[str, list]:
+        """What one metric adds to each of the lists."""
+        part = copy(self)
+        part.cells, part.gaps, part.comparison, part.extremes, part.weighted_macro = [], [], [], [], []
+        if metric == "equalised_odds":
+            part._add_equalised_odds(grouping)
+        else:
+            part._add_metric(grouping, metric)
+        return {name: getattr(part, name) for name in ("cells", "gaps", "comparison", "extremes", "weighted_macro")}
 
     def _add_metric(self, grouping: Grouping, metric: str) -> None:
         group, cells, references = grouping.group, grouping.cells, grouping.references
@@ -510,7 +527,7 @@ class Assembly:
                 margin = estimate.margin(self.settings.alpha)
                 row |= {
                     "difference": estimate.value, "ci_low": estimate.value - margin, "ci_high": estimate.value + margin,
-                    "p_value": estimate.p_value, "_estimate": estimate,
+                    "p_value": estimate.p_value, "_estimate": replace(estimate, influence=NOTHING),
                 }  # fmt: skip
             self.comparison.append(row)
 
