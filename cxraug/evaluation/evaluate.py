@@ -273,6 +273,13 @@ def _check_names(predictions: Predictions, settings: EvaluationSettings) -> None
     for group in settings.reference:
         if group not in settings.groups:
             raise InputError("a reference for a group that is not asked for", found=group)
+    for column in dict.fromkeys(
+        [*(part.strip() for g in settings.groups for part in g.split("*")), *settings.match_on]
+    ):
+        if column in predictions.unequal:
+            raise InputError(
+                "the runs disagree on a group", column=column, found=predictions.unequal[column], expected="one value"
+            )
     for column in settings.match_on:
         if column not in MATCH_ON and column not in predictions.table.columns:
             have = ", ".join(map(str, predictions.table.columns))

@@ -50,6 +50,7 @@ class Predictions:
     validation : R entries, each run's own validation rows (may be empty).
     patient_of : (n,) patient number of each row; ``patients`` sums over them.
     sources : name and sha256 of each file. notes : what the reader should know.
+    unequal : columns of ``table`` (that of the first run) that another run fills otherwise, and where; no groups.
     """
 
     table: pd.DataFrame
@@ -62,6 +63,7 @@ class Predictions:
     patients: Patients
     sources: tuple[dict, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    unequal: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_files(self) -> int:
@@ -100,17 +102,29 @@ def read_predictions(
     """
     if not files:
         raise InputError("no predictions given", expected="at least one file")
-    frames, sources, notes = [], [], []
+    frames: list[pd.DataFrame] = []
+    sources: list[dict] = []
+    notes: list[str] = []
+    held: set[tuple] = set()
     seen: dict[str, int] = {}
     for number, given in enumerate(files):
         frame, arm, name = _open(given)
+        unscored = [str(c)[2:] for c in frame.columns if str(c)[:2] == "y_" and f"p_{str(c)[2:]}" not in frame.columns]
+        if unscored:
+            notes.append(f"Not judged, labels without scores (no p_ column): {', '.join(unscored)}.")
         frame = _check(frame, name, logits=logits)
         frame = _label_runs(frame, arm, seen, name).assign(_file=number)  # a patient in train and test is found here
         train = frame["split"] == "train"
         if train.any():
             frame, note = _judge_train(frame, train, name) if with_train else _leave_train(frame, train, name)
             notes.append(note)
-        sources.append({"file": name or f"frame {number}", "sha256": file_sha256(name) if name else None})
+        sha256 = file_sha256(name) if name else None
+        if name and (arm, sha256) in held:
+            raise InputError(
+                "the same predictions twice in one arm", file=name, expected="other seeds, or another NAME:"
+            )
+        held.add((arm, sha256))
+        sources.append({"file": name or f"frame {number}", "sha256": sha256})
         frames.append(frame)
     return _align(frames, [str(source["file"]) for source in sources], tuple(sources), notes, strict=strict)
 
@@ -317,7 +331,25 @@ def _align(
         patients=Patients(starts, len(codes)),
         sources=sources,
         notes=tuple(notes),
+        unequal=_unequal(tests),
     )
+
+
+def _unequal(tests: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """Columns (not scores) that the first run and another, of the same rows, fill otherwise; and which two, where."""
+    (a, first), *others = ((name, _groups(test)) for name, test in tests.items())
+    found = {}
+    for b, other in others:
+        for column in [name for name in first.columns if name in other.columns and name not in found]:
+            left, right = first[column], other[column]
+            if left.dtype != right.dtype:
+                left, right = _plain_text(left), _plain_text(right)
+            odd = np.flatnonzero(~((left == right) | (left.isna() & right.isna())))
+            if len(odd):
+                found[column] = (
+                    f"{left.iloc[odd[0]]} in {a}, {right.iloc[odd[0]]} in {b}, {first['image'].iloc[odd[0]]}"
+                )
+    return found
 
 
 def _groups(frame: pd.DataFrame) -> pd.DataFrame:

@@ -139,6 +139,13 @@ def test_bad_files_are_one_line(app, files, change, message):
     assert message in str(found.exception)
 
 
+def test_runs_that_disagree_on_a_group_are_refused_where_it_is_asked_for(app, files):
+    frame = pd.read_csv(files[1])
+    frame.assign(sex=frame["sex"].map({"M": "F", "F": "M"})).to_csv(files[1], index=False)
+    assert "column 'sex': the runs disagree on a group; found " in str(run(app, *files, "--groups", "sex").exception)
+    assert run(app, *files, "--groups", "age", "--match-on", "", "--metrics", "auroc").exit_code == 0
+
+
 def test_a_group_with_thousands_of_levels_is_refused(app, tmp_path):
     frame = table(600)
     frame.assign(zip=[f"z{i % 1500}" for i in range(len(frame))]).to_csv(tmp_path / "z.csv", index=False)

@@ -131,6 +131,26 @@ def test_files_are_seeds_in_order_and_names_are_arms(tmp_path):
     assert len(plain.sources[0]["sha256"]) == 64
 
 
+def test_one_file_is_no_two_seeds_but_may_be_two_arms(tmp_path):
+    table().to_csv(tmp_path / "p.csv", index=False)
+    wrong("the same predictions twice in one arm", tmp_path / "p.csv", tmp_path / "p.csv")
+    assert read_predictions([f"a:{tmp_path / 'p.csv'}", f"b:{tmp_path / 'p.csv'}"]).arms == ["a", "b"]
+
+
+def test_columns_that_runs_fill_otherwise_are_kept_apart():
+    frame = table()
+    other = frame.assign(age=frame["age"].astype(float), sex=frame["sex"].replace({"M": "F"}), epoch=2)
+    read = read_predictions([frame.assign(epoch=1), other])
+    assert set(read.unequal) == {"sex", "epoch"}
+    assert read.unequal["sex"].startswith("M in frame 0 (arm model seed 0 draw 0), F in frame 1")
+
+
+def test_labels_without_scores_are_said():
+    assert read_predictions([table().drop(columns="p_B")]).notes == (
+        "Not judged, labels without scores (no p_ column): B.",
+    )
+
+
 def test_rows_may_come_in_any_order_and_as_parquet(tmp_path):
     frame = table(validation=30)
     frame.sample(frac=1, random_state=0).to_parquet(tmp_path / "p.parquet")
