@@ -91,11 +91,14 @@ def evaluate(
     check_formats(reports)
     if out is None and reports != ["html"]:
         raise InputError("--format needs a folder to write to", found=formats, expected="--out FOLDER")
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError("--out is a file", file=out, expected="a folder")
     read = read_predictions(predictions, logits=logits, strict=strict, with_train=with_train)
     refuse_one_class(read)
     named = _list(controls) or (read.arms[:1] if len(read.arms) > 1 else [])
     values = {
-        "groups": _list(groups), "age_bins": _numbers(age_bins), "min_cell": min_cell, "few": few, "alpha": alpha,
+        "groups": ["*".join(part.strip() for part in group.split("*")) for group in _list(groups)],
+        "age_bins": _numbers(age_bins), "min_cell": min_cell, "few": few, "alpha": alpha,
         "threshold_rule": threshold_rule, "reference": _references(reference or []), "controls": named, "seed": seed,
         "matched": _list(matched), "match_on": _list(match_on), "non_inferiority": non_inferiority,
         "bootstrap": bootstrap, **({"metrics": _list(metrics)} if metrics else {}),
@@ -138,7 +141,10 @@ def _references(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
             raise InputError("--reference takes GROUP=LEVEL", found=pair, expected="for example sex=M")
-    return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
+    found = dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
+    if len(found) < len(pairs):
+        raise InputError("--reference names a group twice", found=", ".join(pairs), expected="one level per group")
+    return found
 
 
 def _settings(values: dict[str, Any]) -> EvaluationSettings:
@@ -203,7 +209,13 @@ def _print_tables(evaluation: Evaluation, out: Path | None) -> None:
 def _non_inferiority_line(row: dict[str, Any]) -> str:
     shown = "non-inferior" if row["shown"] else "non-inferiority not shown"
     what = f"{row['arm']} - {row['baseline']}, {row['finding']} {row['metric']}"
-    return f"{what}: {shown} at the margin {row['margin']:g} (bound {row['bound']:+.3f}, p {row['p_adjusted']:.3f})"
+    return (
+        f"{what}: {shown} at the margin {row['margin']:g} (bound {row['bound']:+.3f}, p {_p_value(row['p_adjusted'])})"
+    )
+
+
+def _p_value(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _table(title: str, columns: dict[str, str]) -> Table:
@@ -264,7 +276,7 @@ def _gaps_table(evaluation: Evaluation, most: int = 20) -> Table:
         mark = "*" if row["flag"] == "few" else ""
         gap = f"{row['gap']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f}){mark}"
         texts = [str(row["arm"]), str(row["finding"]), who, str(row["metric"]), gap]
-        table.add_row(*map(Text, texts), f"{row['p_adjusted']:.3f}", f"{row['mdg']:.3f}")
+        table.add_row(*map(Text, texts), _p_value(row["p_adjusted"]), f"{row['mdg']:.3f}")
     return table
 
 
@@ -283,7 +295,7 @@ def _comparison_table(evaluation: Evaluation, most: int = 40) -> Table:
         mark = "*" if row["flag"] == "few" else ""
         difference = f"{row['difference']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f}){mark}"
         draws = f"{row['n_draws']} x {row['n_seeds']}" + (", draws not assessed" if row["n_draws"] == 1 else "")
-        table.add_row(*map(Text, texts), Text(difference), f"{row['p_adjusted']:.3f}", f"{row['mde']:.3f}", draws)
+        table.add_row(*map(Text, texts), Text(difference), _p_value(row["p_adjusted"]), f"{row['mde']:.3f}", draws)
     return table
 
 

@@ -29,6 +29,7 @@ from cxraug.evaluation.thresholds import parse_rule, read_thresholds, thresholds
 from cxraug.evaluation.worst import worst_levels
 from cxraug.storage import atomic, read_json, write_json
 
+MATCH_ON = ("sex", "age", "view")  # as far as they are columns
 METHODS = [
     "Intervals are patient-clustered: influence values are summed per patient (AUROC: DeLong 1988, Obuchowski 1997); t "
     "quantiles with Satterthwaite degrees of freedom from their fourth moments, at most the patients that count - 1.",
@@ -93,7 +94,7 @@ class EvaluationSettings(BaseModel):
     controls: tuple[str, ...] = ()
     non_inferiority: float | None = Field(default=None, gt=0)
     matched: tuple[Literal["population", "prevalence"], ...] = ("population", "prevalence")
-    match_on: tuple[str, ...] = ("sex", "age", "view")
+    match_on: tuple[str, ...] = MATCH_ON
     seed: int = Field(default=0, ge=0)
     bootstrap: int = Field(default=1000, ge=0)
 
@@ -118,6 +119,8 @@ class EvaluationSettings(BaseModel):
     @field_validator("age_bins")
     @classmethod
     def _bins_rise(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not np.isfinite(value).all():
+            raise ValueError(f"age bins are finite numbers, found {', '.join(map(str, value))}")
         try:
             age_band_names(value)
         except InputError as error:
@@ -270,6 +273,17 @@ def _check_names(predictions: Predictions, settings: EvaluationSettings) -> None
     for group in settings.reference:
         if group not in settings.groups:
             raise InputError("a reference for a group that is not asked for", found=group)
+    for column in dict.fromkeys(
+        [*(part.strip() for g in settings.groups for part in g.split("*")), *settings.match_on]
+    ):
+        if column in predictions.unequal:
+            raise InputError(
+                "the runs disagree on a group", column=column, found=predictions.unequal[column], expected="one value"
+            )
+    for column in settings.match_on:
+        if column not in MATCH_ON and column not in predictions.table.columns:
+            have = ", ".join(map(str, predictions.table.columns))
+            raise InputError("no such column to match on", column=column, expected=f"one of {have}")
     wanted = [*settings.controls, *(name for pair in settings.comparisons or [] for name in pair)]
     if settings.primary is not None:
         wanted += [settings.primary.arm, settings.primary.control]

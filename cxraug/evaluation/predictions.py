@@ -12,8 +12,11 @@ import pandas as pd
 from cxraug.errors import InputError
 from cxraug.evaluation.measured import Array, Patients
 from cxraug.storage import file_sha256
+from cxraug.studies import table as table_of
+from cxraug.studies.columns import age as years
 
 RUN = ("arm", "seed", "draw")
+NAMES = ("image", "patient_id", "study_id", *RUN)  # text, whatever they look like: 007 is not 7
 DEFAULT_ARM = "model"
 SPLITS = {
     "test": "test",
@@ -47,6 +50,7 @@ class Predictions:
     validation : R entries, each run's own validation rows (may be empty).
     patient_of : (n,) patient number of each row; ``patients`` sums over them.
     sources : name and sha256 of each file. notes : what the reader should know.
+    unequal : columns of ``table`` (that of the first run) that another run fills otherwise, and where; no groups.
     """
 
     table: pd.DataFrame
@@ -59,6 +63,7 @@ class Predictions:
     patients: Patients
     sources: tuple[dict, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    unequal: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_files(self) -> int:
@@ -97,17 +102,29 @@ def read_predictions(
     """
     if not files:
         raise InputError("no predictions given", expected="at least one file")
-    frames, sources, notes = [], [], []
+    frames: list[pd.DataFrame] = []
+    sources: list[dict] = []
+    notes: list[str] = []
+    held: set[tuple] = set()
     seen: dict[str, int] = {}
     for number, given in enumerate(files):
         frame, arm, name = _open(given)
+        unscored = [str(c)[2:] for c in frame.columns if str(c)[:2] == "y_" and f"p_{str(c)[2:]}" not in frame.columns]
+        if unscored:
+            notes.append(f"Not judged, labels without scores (no p_ column): {', '.join(unscored)}.")
         frame = _check(frame, name, logits=logits)
         frame = _label_runs(frame, arm, seen, name).assign(_file=number)  # a patient in train and test is found here
         train = frame["split"] == "train"
         if train.any():
             frame, note = _judge_train(frame, train, name) if with_train else _leave_train(frame, train, name)
             notes.append(note)
-        sources.append({"file": name or f"frame {number}", "sha256": file_sha256(name) if name else None})
+        sha256 = file_sha256(name) if name else None
+        if name and (arm, sha256) in held:
+            raise InputError(
+                "the same predictions twice in one arm", file=name, expected="other seeds, or another NAME:"
+            )
+        held.add((arm, sha256))
+        sources.append({"file": name or f"frame {number}", "sha256": sha256})
         frames.append(frame)
     return _align(frames, [str(source["file"]) for source in sources], tuple(sources), notes, strict=strict)
 
@@ -145,28 +162,38 @@ def refuse_one_class(predictions: Predictions) -> None:
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A CSV (also compressed) or Parquet file as a frame; ids stay text. Anything else is an :class:`InputError`."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError("no such file", file=path)
-    try:
-        if path.suffix in (".parquet", ".pq"):
-            return pd.read_parquet(path)
-        text = dict.fromkeys(("image", "patient_id", "study_id", *RUN), str)
-        return pd.read_csv(path, dtype=text, low_memory=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"not a CSV or Parquet table ({error})", file=path) from None
+    """A CSV or Parquet file as a frame: numbers where a whole column is one, but :data:`NAMES` as text.
+
+    The index is the row in the file - 2 (the header is row 1). Anything else is an :class:`InputError`.
+    """
+    return _typed(table_of.read_table(path))
+
+
+def _typed(table: table_of.Table) -> pd.DataFrame:
+    """The frame of ``table``, the text columns of a CSV turned into numbers where all of them are."""
+    frame = table.frame.set_axis(table.rows - 2)
+    for column in frame.columns:
+        if pd.api.types.is_string_dtype(frame[column]):
+            text = table.text(column).set_axis(frame.index)
+            numbers = pd.to_numeric(text, errors="coerce")
+            whole = column not in NAMES and bool((numbers.notna() == text.notna()).all())
+            frame[column] = numbers if whole else text
+    return frame
 
 
 def _open(given: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str | None, str | None]:
     if isinstance(given, pd.DataFrame):
-        return given, None, None
+        return given.reset_index(drop=True), None, None
     arm, path = None, str(given)
     if not Path(path).exists() and ":" in path:
         arm, path = path.split(":", 1)
         if not arm:
             raise InputError("empty name", found=str(given), expected="NAME:FILE")
-    return read_table(path), arm, path
+    table = table_of.read_table(path)
+    frame = _typed(table)
+    if "age" in frame.columns:
+        frame["age"] = years(table).to_numpy()
+    return frame, arm, path
 
 
 def _check(frame: pd.DataFrame, name: str | None, *, logits: bool) -> pd.DataFrame:
@@ -178,7 +205,6 @@ def _check(frame: pd.DataFrame, name: str | None, *, logits: bool) -> pd.DataFra
     scored = [str(column)[2:] for column in frame.columns if str(column).startswith("p_")]
     if not scored:
         raise InputError("missing column", file=name, column="p_<finding>", expected="a p_ column per finding")
-    frame = frame.reset_index(drop=True)
     values: dict[str, pd.Series] = {}
     if logits and all(_numbers(frame[f"p_{finding}"]).between(0, 1).all() for finding in scored):
         raise InputError(
@@ -216,7 +242,8 @@ def _refuse(wrong: pd.Series, frame: pd.DataFrame, column: str, name: str | None
     bad = np.flatnonzero(wrong.to_numpy())
     if len(bad):
         found, row = frame[column].iloc[bad[0]], int(frame.index[bad[0]]) + 2
-        raise InputError(problem, file=name, row=row, column=column, found=str(found), expected=expected)
+        shown = "nothing" if pd.isna(found) else str(found)
+        raise InputError(problem, file=name, row=row, column=column, found=shown, expected=expected)
 
 
 def _label_runs(frame: pd.DataFrame, arm: str | None, seen: dict[str, int], name: str | None) -> pd.DataFrame:
@@ -249,7 +276,8 @@ def _label_runs(frame: pd.DataFrame, arm: str | None, seen: dict[str, int], name
     pairs = frame[[*RUN, "patient_id", "split"]].drop_duplicates()
     shared = pairs[pairs.duplicated([*RUN, "patient_id"])]
     if len(shared):
-        raise InputError("a patient in two splits", file=name, column="split", found=shared["patient_id"].iloc[0])
+        row, patient = int(shared.index[0]) + 2, shared["patient_id"].iloc[0]
+        raise InputError("a patient in two splits", file=name, row=row, column="split", found=patient)
     return frame
 
 
@@ -303,7 +331,25 @@ def _align(
         patients=Patients(starts, len(codes)),
         sources=sources,
         notes=tuple(notes),
+        unequal=_unequal(tests),
     )
+
+
+def _unequal(tests: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """Columns (not scores) that the first run and another, of the same rows, fill otherwise; and which two, where."""
+    (a, first), *others = ((name, _groups(test)) for name, test in tests.items())
+    found = {}
+    for b, other in others:
+        for column in [name for name in first.columns if name in other.columns and name not in found]:
+            left, right = first[column], other[column]
+            if left.dtype != right.dtype:
+                left, right = _plain_text(left), _plain_text(right)
+            odd = np.flatnonzero(~((left == right) | (left.isna() & right.isna())))
+            if len(odd):
+                found[column] = (
+                    f"{left.iloc[odd[0]]} in {a}, {right.iloc[odd[0]]} in {b}, {first['image'].iloc[odd[0]]}"
+                )
+    return found
 
 
 def _groups(frame: pd.DataFrame) -> pd.DataFrame:
@@ -341,10 +387,14 @@ def _same_rows(
             raise InputError(
                 f"{a} and {b} hold different test images ({len(odd)} only in one)", found=odd[0], expected="the same"
             )
-    same = first.set_index("image")["patient_id"].reindex(other["image"]).to_numpy() == other["patient_id"].to_numpy()
+    theirs = first.set_index("image")["patient_id"].reindex(other["image"]).to_numpy()
+    same = theirs == other["patient_id"].to_numpy()
     if not same.all():
-        image = other["image"].iloc[int(np.flatnonzero(~same)[0])]
-        raise InputError(f"{a} and {b} name different patients", column="patient_id", found=image)
+        at = int(np.flatnonzero(~same)[0])
+        raise InputError(
+            f"{a} and {b} name different patients for image {other['image'].iloc[at]!r}", column="patient_id",
+            found=f"{theirs[at]} and {other['patient_id'].iloc[at]}", expected="one name (leading zeros count)",
+        )  # fmt: skip
     differs = ~((first_y == y) | (np.isnan(first_y) & np.isnan(y)))
     if differs.any():
         finding, row = (int(v) for v in np.argwhere(differs)[0])

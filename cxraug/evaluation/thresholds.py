@@ -10,7 +10,7 @@ import pandas as pd
 
 from cxraug.errors import InputError
 from cxraug.evaluation.measured import Array
-from cxraug.evaluation.predictions import Predictions, read_table
+from cxraug.evaluation.predictions import RUN, Predictions, read_table
 
 RULES = "youden, f1, sensitivity=0.9 or fpr=0.1"
 
@@ -77,12 +77,15 @@ def read_thresholds(sources: Sequence[str | Path | pd.DataFrame], predictions: P
         raise InputError(
             "thresholds must be given once, or once per prediction file",
             found=len(sources),
-            expected=f"1 or {predictions.n_files}",
+            expected=" or ".join(map(str, sorted({1, predictions.n_files}))),
         )
     chosen = np.full((len(predictions.runs), len(predictions.findings)), np.nan)
     column = {name: i for i, name in enumerate(predictions.findings)}
     for number, source in enumerate(sources):
         frame, name = _threshold_table(source)
+        if not set(frame["finding"].astype(str)) & set(column):
+            raise InputError("names no finding of the predictions", file=name, expected=", ".join(column))
+        used = False
         mine = np.ones(len(predictions.runs), dtype=bool)
         if len(sources) > 1:
             mine = (predictions.runs["file"] == number).to_numpy()
@@ -91,14 +94,16 @@ def read_thresholds(sources: Sequence[str | Path | pd.DataFrame], predictions: P
             if finding not in column:
                 continue
             rows = mine.copy()
-            for key in ("arm", "seed", "draw"):
+            for key in RUN:
                 if key in frame.columns:
                     rows &= (predictions.runs[key] == str(row[key])).to_numpy()
             chosen[rows, column[finding]] = float(row["threshold"])
-        if not set(frame["finding"].astype(str)) & set(column):
-            raise InputError("names no finding of the predictions", file=name, expected=", ".join(column))
+            used = used or bool(rows.any())
+        if not used:
+            runs = predictions.runs[list(RUN)].drop_duplicates().head(4).agg(" ".join, axis=1)
+            raise InputError("names no arm, seed and draw of the predictions", file=name, expected=", ".join(runs))
     missing = [name for name, i in column.items() if np.isnan(chosen[:, i]).any()]
-    notes = [f"No threshold given for {', '.join(missing)}: its threshold metrics are left out."] if missing else []
+    notes = [f"No threshold given for {', '.join(missing)}: threshold metrics are left out there."] if missing else []
     return chosen, notes
 
 
@@ -113,4 +118,20 @@ def _threshold_table(source: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, s
         raise InputError(
             "not a number", file=name, row=row + 2, column="threshold", found=str(frame["threshold"].iloc[row])
         )
+    wrong = np.flatnonzero(
+        ~value.between(0, np.nextafter(1, 2))
+    )  # just above 1 calls nothing: the rule fpr= may say it
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(
+            "not a probability", file=name, row=row + 2, column="threshold", found=str(frame["threshold"].iloc[row]),
+            expected="0 to 1 (of logits too, which become probabilities)",
+        )  # fmt: skip
+    twice = np.flatnonzero(frame.duplicated([key for key in ("finding", *RUN) if key in frame.columns]))
+    if len(twice):
+        row = int(twice[0])
+        raise InputError(
+            "a second threshold of one finding", file=name, row=row + 2, found=str(frame["finding"].iloc[row]),
+            expected="one for each finding, arm, seed and draw",
+        )  # fmt: skip
     return frame.assign(threshold=value), name

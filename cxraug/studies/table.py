@@ -90,11 +90,11 @@ def read_table(path: str | Path) -> Table:
     """
     path = Path(path)
     if path.is_dir():
-        raise InputError("this is a folder", file=path, expected="a manifest file (.csv or .parquet)")
+        raise InputError("this is a folder", file=path, expected="a table (.csv, .csv.gz or .parquet)")
     if not path.exists():
-        raise InputError("no such file", file=path, expected="a manifest (.csv or .parquet)")
+        raise InputError("no such file", file=path, expected="a table (.csv, .csv.gz or .parquet)")
     if not path.is_file():
-        raise InputError("not a regular file", file=path, expected="a manifest (.csv or .parquet)")
+        raise InputError("not a regular file", file=path, expected="a table (.csv, .csv.gz or .parquet)")
     name = path.name.lower()
     if name.endswith(PARQUET_SUFFIXES):
         return _read_parquet(path)
@@ -181,7 +181,7 @@ def _read_header(path: Path) -> list[str]:
             "not a CSV", file=path, found=kinds.get(head[:4], "binary data"), expected="UTF-8 text with commas"
         )
     if not head.strip():
-        raise InputError("the file is empty", file=path, expected="a header with at least image,patient_id")
+        raise InputError("the file is empty", file=path, expected="a header and one line per row")
     try:
         text = head.decode("utf-8-sig", errors="strict" if len(head) < _HEAD else "ignore")
     except UnicodeDecodeError:

@@ -65,6 +65,13 @@ def test_frozen_thresholds_can_be_given_back(app, files, tmp_path):
         (("--groups", "race"), "race"),
         (("--reference", "sex"), "GROUP=LEVEL"),
         (("--age-bins", "0,x"), "takes numbers"),
+        (("--groups", "age", "--age-bins", "0,nan"), "age bins are finite numbers, found 0.0, nan"),
+        (
+            ("--groups", "sex", "--reference", "sex=M", "--reference", "sex=F"),
+            "a group twice; found 'sex=M, sex=F'",
+        ),
+        (("--groups", "sex", "--match-on", "scanner"), "column 'scanner': no such column to match on"),
+        (("--out", __file__), "--out is a file; expected a folder"),
         (("--metrics", "auc"), "--metrics: unknown metric auc"),
         (("--alpha", "2"), "--alpha"),
         (("--threshold-rule", "best"), "unknown threshold rule"),
@@ -132,11 +139,29 @@ def test_bad_files_are_one_line(app, files, change, message):
     assert message in str(found.exception)
 
 
+def test_runs_that_disagree_on_a_group_are_refused_where_it_is_asked_for(app, files):
+    frame = pd.read_csv(files[1])
+    frame.assign(sex=frame["sex"].map({"M": "F", "F": "M"})).to_csv(files[1], index=False)
+    assert "column 'sex': the runs disagree on a group; found " in str(run(app, *files, "--groups", "sex").exception)
+    assert run(app, *files, "--groups", "age", "--match-on", "", "--metrics", "auroc").exit_code == 0
+
+
 def test_a_group_with_thousands_of_levels_is_refused(app, tmp_path):
     frame = table(600)
     frame.assign(zip=[f"z{i % 1500}" for i in range(len(frame))]).to_csv(tmp_path / "z.csv", index=False)
     found = run(app, str(tmp_path / "z.csv"), "--groups", "zip")
     assert "column 'zip': too many levels for a group" in str(found.exception)
+
+
+def test_an_intersection_may_be_written_with_spaces(app, files):
+    found = run(app, files[0], "--metrics", "auroc", "--groups", " sex * age ", "--bootstrap", "0", "--json")
+    assert {row["group"] for row in json.loads(found.stdout)["cells"]} == {"all", "sex*age"}
+
+
+def test_a_small_p_value_is_not_printed_as_zero(app, files):
+    found = run(app, f"old:{files[0]}", f"new:{files[1]}", "--metrics", "auroc", "--bootstrap", "0")
+    assert "< 0.001" in found.output
+    assert " 0.000 " not in found.output
 
 
 def test_non_inferiority_is_printed_and_kept(app, files, tmp_path):

@@ -20,7 +20,7 @@ def wrong(message, *frames, **options):
         ("y_A", 2, r"row 4, column 'y_A': not a label; found '2.*expected 0, 1 or blank"),
         ("y_A", -1, "not a label"),
         ("p_A", 1.2, r"row 4, column 'p_A': not a probability; found '1.2'.*--logits"),
-        ("p_A", np.nan, "not a probability"),
+        ("p_A", np.nan, "not a probability; found 'nothing'"),
         ("patient_id", " ", "row 4, column 'patient_id': blank"),
         ("image", None, "column 'image': blank"),
         ("split", "holdout", "unknown split; found 'holdout'; expected train, val or test"),
@@ -50,9 +50,42 @@ def test_no_scores_no_rows_no_file(tmp_path):
     wrong("no test rows", table().assign(split="val"))
     wrong("no such file", tmp_path / "none.csv")
     (tmp_path / "x.parquet").write_text("not parquet")
-    wrong("not a CSV or Parquet", tmp_path / "x.parquet")
+    wrong("not a readable Parquet file", tmp_path / "x.parquet")
     with pytest.raises(InputError, match="no predictions"):
         read_predictions([])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace(",", ";"), r"p\.csv, row 1: the columns are separated by semicolons"),
+        (lambda text: "", r"p\.csv: the file is empty"),
+        (lambda text: text.replace("i00001", "i00001,x"), r"p\.csv, row 3: a row with another number of fields"),
+        (lambda text: text.replace("split", "sex", 1), r"p\.csv, row 1, column 'sex': two columns have the same name"),
+    ],
+)
+def test_what_is_no_table_is_refused_as_a_manifest_is(tmp_path, change, message):
+    (tmp_path / "p.csv").write_text(change(table().to_csv(index=False)))
+    wrong(message, tmp_path / "p.csv")
+    wrong(f"{tmp_path}: this is a folder", tmp_path)
+
+
+@pytest.mark.parametrize(("age", "message"), [("060Y", "age is not a number.*is written 60"), (999, "impossible age")])
+def test_an_age_is_refused_with_the_row_of_the_file(tmp_path, age, message):
+    frame = table().sample(frac=1, random_state=0).astype({"age": object})
+    frame.iloc[4, frame.columns.get_loc("age")] = age
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    wrong(rf"p\.csv, row 6, column 'age': {message}", tmp_path / "p.csv")
+
+
+def test_names_stay_text_and_numbers_stay_numbers(tmp_path):
+    frame = table().assign(site=1.0, ward=["007", "B"] * (len(table()) // 2) + ["NA"] * (len(table()) % 2))
+    frame["patient_id"] = frame["patient_id"].str.replace("p", "0")
+    (tmp_path / "p.csv").write_text("\ufeff" + frame.to_csv(index=False).replace("\n", "\r\n"), encoding="utf-8")
+    read = read_predictions([tmp_path / "p.csv"]).table
+    assert set(read["patient_id"]) == set(frame["patient_id"])
+    assert read["site"].tolist() == [1.0] * len(read)
+    assert {"007", "B"} <= set(read["ward"].dropna()) <= {"007", "B"}
 
 
 def test_the_same_image_twice_in_a_run_is_refused_and_in_two_runs_is_not():
@@ -69,7 +102,7 @@ def test_a_patient_in_two_splits_is_refused():
     frame = table(validation=20)
     frame.loc[:1, "patient_id"] = "p0000"
     frame.loc[:1, "split"] = ["val", "test"]
-    wrong("a patient in two splits; found 'p0000'", frame)
+    wrong("row 3, column 'split': a patient in two splits; found 'p0000'", frame)
 
 
 def test_runs_must_hold_the_same_test_images_labels_patients_and_findings():
@@ -77,7 +110,7 @@ def test_runs_must_hold_the_same_test_images_labels_patients_and_findings():
     wrong(r"different test images \(1 only in one\)", frame, frame.iloc[1:])
     wrong("different labels", frame, frame.assign(y_A=1 - frame["y_A"]))
     swapped = frame.assign(patient_id=frame["patient_id"].where(frame.index > 0, "other"))
-    wrong("name different patients", frame, swapped)
+    wrong("name different patients for image 'i00000.png'; found 'p0000 and other'", frame, swapped)
     wrong("other findings.*'B'", frame, frame.drop(columns=["y_B", "p_B"]))
     wrong("the same arm, seed and draw in two files", frame.assign(seed=3), frame.assign(seed=3))
 
@@ -96,6 +129,26 @@ def test_files_are_seeds_in_order_and_names_are_arms(tmp_path):
     assert plain.runs["seed"].tolist() == ["0", "1"]
     assert plain.arms == ["model"]
     assert len(plain.sources[0]["sha256"]) == 64
+
+
+def test_one_file_is_no_two_seeds_but_may_be_two_arms(tmp_path):
+    table().to_csv(tmp_path / "p.csv", index=False)
+    wrong("the same predictions twice in one arm", tmp_path / "p.csv", tmp_path / "p.csv")
+    assert read_predictions([f"a:{tmp_path / 'p.csv'}", f"b:{tmp_path / 'p.csv'}"]).arms == ["a", "b"]
+
+
+def test_columns_that_runs_fill_otherwise_are_kept_apart():
+    frame = table()
+    other = frame.assign(age=frame["age"].astype(float), sex=frame["sex"].replace({"M": "F"}), epoch=2)
+    read = read_predictions([frame.assign(epoch=1), other])
+    assert set(read.unequal) == {"sex", "epoch"}
+    assert read.unequal["sex"].startswith("M in frame 0 (arm model seed 0 draw 0), F in frame 1")
+
+
+def test_labels_without_scores_are_said():
+    assert read_predictions([table().drop(columns="p_B")]).notes == (
+        "Not judged, labels without scores (no p_ column): B.",
+    )
 
 
 def test_rows_may_come_in_any_order_and_as_parquet(tmp_path):

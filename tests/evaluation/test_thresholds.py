@@ -81,6 +81,10 @@ def test_tables_apply_to_all_runs_to_files_or_to_named_runs():
         (pd.DataFrame({"finding": ["A"]}), "missing column"),
         (pd.DataFrame({"finding": ["A"], "threshold": ["high"]}), "row 2.*'high'"),
         (pd.DataFrame({"finding": ["C"], "threshold": [0.5]}), "names no finding"),
+        (pd.DataFrame({"finding": ["A", "A"], "threshold": [0.5, 0.6]}), "row 3: a second threshold of one finding"),
+        (pd.DataFrame({"finding": ["A", "B"], "threshold": [0.5, -1.2]}), "row 3.*not a probability; found '-1.2'"),
+        (pd.DataFrame({"finding": ["A"], "threshold": [np.inf]}), "not a probability; found 'inf'"),
+        (pd.DataFrame({"finding": ["A"], "threshold": [0.5], "arm": ["x"]}), "names no arm.*expected model 0 0"),
     ],
 )
 def test_bad_threshold_tables_are_named(frame, message):
