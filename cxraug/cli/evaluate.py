@@ -41,6 +41,13 @@ def evaluate(
     controls: Annotated[
         str, typer.Option(help="Arms to compare the others with (default: the first arm where there are several).")
     ] = "",
+    primary: Annotated[
+        str,
+        typer.Option(
+            metavar="ARM,CONTROL,FINDING[,METRIC[,GROUP=LEVEL]]",
+            help="The comparison named in advance: reported first, a family of its own.",
+        ),
+    ] = "",
     metrics: Annotated[str, typer.Option(help="Metrics, comma separated (default: all).")] = "",
     min_cell: Annotated[int, typer.Option(help="Suppress cells below so many images or patients.")] = 10,
     few: Annotated[int, typer.Option(help="Flag cells below so many.")] = 50,
@@ -100,7 +107,8 @@ def evaluate(
         "groups": ["*".join(part.strip() for part in group.split("*")) for group in _list(groups)],
         "age_bins": _numbers(age_bins), "min_cell": min_cell, "few": few, "alpha": alpha,
         "threshold_rule": threshold_rule, "reference": _references(reference or []), "controls": named, "seed": seed,
-        "matched": _list(matched), "match_on": _list(match_on), "non_inferiority": non_inferiority,
+        "primary": _primary(primary) if primary else None, "matched": _list(matched), "match_on": _list(match_on),
+        "non_inferiority": non_inferiority,
         "bootstrap": bootstrap, **({"metrics": _list(metrics)} if metrics else {}),
     }  # fmt: skip
     if non_inferiority is not None and not named:
@@ -145,6 +153,19 @@ def _references(pairs: list[str]) -> dict[str, str]:
     if len(found) < len(pairs):
         raise InputError("--reference names a group twice", found=", ".join(pairs), expected="one level per group")
     return found
+
+
+def _primary(text: str) -> dict[str, str]:
+    from cxraug.errors import InputError
+
+    parts = _list(text)
+    if not 3 <= len(parts) <= 5 or (len(parts) == 5 and "=" not in parts[4]):
+        expected = "ARM,CONTROL,FINDING[,METRIC[,GROUP=LEVEL]]"
+        raise InputError("--primary names a comparison", found=text, expected=expected)
+    named = dict(zip(("arm", "control", "finding", "metric"), parts, strict=False))
+    if len(parts) == 5:
+        named["group"], named["level"] = parts[4].split("=", 1)
+    return named
 
 
 def _settings(values: dict[str, Any]) -> EvaluationSettings:

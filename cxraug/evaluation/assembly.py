@@ -91,6 +91,8 @@ def levels_of(predictions: Predictions, group: str, age_bins: tuple[float, ...])
         raise InputError(
             "too many levels for a group", column=group, found=len(order), expected=f"at most {MOST_LEVELS}"
         )
+    if REST in order:
+        raise InputError("a level with the name of the reference", column=group, found=REST, expected="another name")
     return levels.to_numpy(dtype=object), order
 
 
@@ -272,13 +274,14 @@ class Assembly:
         return self.by_label[subject]
 
     def _macro_findings(self, metric: str, cells: dict[str, Cell]) -> set[str]:
-        """Findings that no level suppresses; a level in which everything is suppressed does not count."""
+        """Findings that no known level suppresses; a level in which everything is suppressed does not count."""
+        named = [level for level in cells if MISSING not in level.split("*")]
         shown = {
-            subject.name: {level: self._support(subject, metric, cell).shown for level, cell in cells.items()}
+            subject.name: {level: self._support(subject, metric, cells[level]).shown for level in named}
             for subject in self.subjects
             if subject.name not in (NO_FINDING, ANY_FINDING) and subject.metrics((metric,))
         }
-        levels = [level for level in cells if any(row[level] for row in shown.values())]
+        levels = [level for level in named if any(row[level] for row in shown.values())]
         return {name for name, row in shown.items() if levels and all(row[level] for level in levels)}
 
     def _add_macro(self, group: str, level: str, metric: str, parts: list[Measured], cell: Cell) -> None:

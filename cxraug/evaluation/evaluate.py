@@ -21,7 +21,7 @@ from cxraug.evaluation.endpoint import Endpoint
 from cxraug.evaluation.extremes import EXTREMES
 from cxraug.evaluation.groups import AGE_BINS, age_band_names
 from cxraug.evaluation.measured import Array
-from cxraug.evaluation.metrics import METRICS
+from cxraug.evaluation.metrics import ANY_FINDING, MACRO, METRICS
 from cxraug.evaluation.mitigation import mitigate, mitigation_frame
 from cxraug.evaluation.predictions import Predictions
 from cxraug.evaluation.subjects import subjects_of
@@ -49,7 +49,8 @@ METHODS = [
     "Matched gaps: overlap weights (Li, Morgan & Zaslavsky 2018) give level and reference one mix: `population` of the "
     "other covariates (sex, age band, view; not of findings, which are what is judged), `prevalence` of the label, "
     "which makes AUPRC, PPV, NPV, F1 and Brier comparable. Weights count as estimated; Kish's effective number of "
-    "images and patients decides what is suppressed or flagged; each kind is a family of its own.",
+    "images and patients decides what is suppressed or flagged, at matched prevalence that of both classes; each kind "
+    "is a family of its own.",
     "Comparisons: Holm within a family (metric and grouping); their intervals are marginal. The primary endpoint is a "
     "family of its own.",
     "max_min (its level names the metric) and equalised_odds (the larger of the TPR and FPR ranges) are biased "
@@ -57,7 +58,7 @@ METHODS = [
     "the levels' errors and their correlation) and the p value; they have no interval and no correction.",
     "Non-inferiority: one-sided t test of a comparison against the margin at alpha / 2, which agrees with the end of "
     "the printed interval; Holm over the tested comparisons, the primary endpoint by itself.",
-    "Macro means run over the findings (No Finding aside) that no level of the grouping suppresses.",
+    "Macro means run over the findings (No Finding aside) that no level of a known group suppresses.",
 ]
 
 
@@ -106,6 +107,18 @@ class EvaluationSettings(BaseModel):
         if unknown or not value:
             raise ValueError(f"unknown metric {', '.join(unknown) or '(none)'}; known are {', '.join(known)}")
         return tuple(dict.fromkeys(value))
+
+    @field_validator("groups")
+    @classmethod
+    def _groups_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        seen: dict[frozenset[str], str] = {}
+        for group in value:
+            parts = [part.strip() for part in group.split("*")]
+            if len(set(parts)) < len(parts):
+                raise ValueError(f"{group} crosses a column with itself")
+            if seen.setdefault(frozenset(parts), group) != group:
+                raise ValueError(f"{group} and {seen[frozenset(parts)]} are one grouping")
+        return value
 
     @field_validator("threshold_rule")
     @classmethod
@@ -181,7 +194,7 @@ def evaluate(
         mitigation that cannot be made.
     """
     settings = settings or EvaluationSettings()
-    _check_names(predictions, settings)
+    _check_names(predictions, settings, mitigation[0] if mitigation else None)
     if recalibration not in NAMES:
         raise InputError("unknown recalibration", found=recalibration, expected=", ".join(NAMES))
     if thresholds is None:
@@ -260,8 +273,11 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path) -> None:
     write_json(folder / "evaluation.json", evaluation.info)
 
 
-def _check_names(predictions: Predictions, settings: EvaluationSettings) -> None:
+def _check_names(predictions: Predictions, settings: EvaluationSettings, mitigated: str | None) -> None:
     arms = predictions.arms
+    for name in (ANY_FINDING, MACRO):
+        if name in predictions.findings:
+            raise InputError("a name that the tables use themselves", column=f"p_{name}", expected="another name")
     for group in settings.groups:
         levels = levels_of(predictions, group, settings.age_bins)[1]  # raises for a column that is not there
         if settings.reference.get(group, levels[0]) not in levels:
@@ -273,9 +289,8 @@ def _check_names(predictions: Predictions, settings: EvaluationSettings) -> None
     for group in settings.reference:
         if group not in settings.groups:
             raise InputError("a reference for a group that is not asked for", found=group)
-    for column in dict.fromkeys(
-        [*(part.strip() for g in settings.groups for part in g.split("*")), *settings.match_on]
-    ):
+    used = [*settings.groups, *([mitigated] if mitigated else [])]
+    for column in dict.fromkeys([*(part.strip() for g in used for part in g.split("*")), *settings.match_on]):
         if column in predictions.unequal:
             raise InputError(
                 "the runs disagree on a group", column=column, found=predictions.unequal[column], expected="one value"

@@ -20,7 +20,8 @@ def age_band_names(age_bins: Sequence[float] = AGE_BINS) -> list[str]:
     if not bins or any(b < 0 for b in bins) or any(a >= b for a, b in pairwise(bins)):
         raise InputError("age bins must rise", found=str(bins), expected="lower bounds in years such as 0,20,40,60,80")
     names = [
-        f"{low:g}-{high - 1:g}" if float(high).is_integer() else f"{low:g}-<{high:g}" for low, high in pairwise(bins)
+        f"{low:g}-{high - 1:g}" if float(low).is_integer() and float(high).is_integer() else f"{low:g}-<{high:g}"
+        for low, high in pairwise(bins)
     ]
     return [*names, f"{bins[-1]:g}+"]
 

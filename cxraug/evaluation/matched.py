@@ -90,10 +90,14 @@ def overlap(subject: Subject, left: Cell, right: Cell, units: Units) -> Matching
 
 
 def matched_flag(metric: str, matching: Matching, *, min_cell: int, few: int) -> str:
-    """Flag of the left side: suppressed or few by the effective numbers of the weighted images and patients."""
+    """Flag of the left side: suppressed or few by the effective numbers of the weighted images and patients.
+
+    At matched prevalence both classes are needed, whatever the metric: with one of them missing nothing is matched.
+    """
     side, subject = matching.left, matching.subject
-    needs = METRICS[base_metric(metric, subject.name)].needs
-    enough = min(int(min(numbers) + 1e-9) for numbers in side.effective(needs))
+    known = METRICS[base_metric(metric, subject.name)]
+    needs = [known.needs, "both"] if known.matched == "prevalence" else [known.needs]
+    enough = min(int(min(numbers) + 1e-9) for need in needs for numbers in side.effective(need))
     counted = side.unit_weight > 0
     n, n_pos = (int(count[counted].sum()) for count in (side.tally.images, side.tally["present"][0]))
     return flag_of(metric, enough, n, n_pos, min_cell, few)

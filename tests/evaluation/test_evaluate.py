@@ -161,6 +161,18 @@ def test_a_named_reference_and_missing_levels():
     assert set(found.cells["seed"]) == {"all"}  # one run: no single rows
 
 
+def test_rows_without_a_group_do_not_decide_what_a_macro_mean_runs_over():
+    frame = table(200)
+    frame.loc[frame["patient_id"].isin(frame["patient_id"].unique()[:6]), "sex"] = None
+    found = evaluate(read_predictions([frame]), settings(groups=("sex",), metrics=("auroc",)))
+    cells = found.cells[found.cells["group"] == "sex"].set_index(["finding", "level"])
+    assert cells.loc[("A", "missing"), "flag"] == "suppressed"
+    for level in ("F", "M"):
+        both = cells.loc[("A", level), "value"], cells.loc[("B", level), "value"]
+        assert cells.loc[("macro", level), "value"] == pytest.approx(np.mean(both))
+    assert ("macro", "missing") not in cells.index
+
+
 def test_small_cells_are_suppressed_and_flagged_by_what_the_metric_needs():
     frame = table(400, validation=100)
     keep = frame["y_A"] == 0

@@ -46,6 +46,16 @@ def test_tables_are_printed_and_written(app, files, tmp_path):
     ]  # fmt: skip
 
 
+def test_the_primary_endpoint_is_a_family_of_its_own(app, files, tmp_path):
+    named = [f"old:{files[0]}", f"new:{files[1]}"]
+    found = run(app, *named, "--primary", "new,old,B,tpr,sex=F", "--bootstrap", "0", "--out", str(tmp_path / "out"))
+    assert found.exit_code == 0
+    first, *others = pd.read_csv(tmp_path / "out" / "comparison.csv").itertuples()
+    assert (first.family, first.finding, first.metric, first.group, first.level) == ("primary", "B", "tpr", "sex", "F")
+    assert first.p_adjusted == first.p_value
+    assert "primary" not in {row.family for row in others}
+
+
 def test_json_is_for_machines(app, files):
     found = run(app, *files, "--json", "--metrics", "auroc,tpr", "--bootstrap", "0")
     value = json.loads(found.stdout)
@@ -76,6 +86,11 @@ def test_frozen_thresholds_can_be_given_back(app, files, tmp_path):
         (("--alpha", "2"), "--alpha"),
         (("--threshold-rule", "best"), "unknown threshold rule"),
         (("--thresholds", "none.csv"), "no such file"),
+        (("--groups", "sex*sex"), "--groups: sex*sex crosses a column with itself"),
+        (("--groups", "sex*age,age*sex"), "--groups: age*sex and sex*age are one grouping"),
+        (("--primary", "model,A"), "--primary names a comparison; found 'model,A'; expected ARM,CONTROL,FINDING"),
+        (("--primary", "new,model,A"), "no such arm in the predictions; found 'new'; expected model"),
+        (("--primary", "model,model,A,auc"), "unknown metric 'auc'"),
         (("--recalibration", "beta"), "unknown recalibration; found 'beta'; expected platt, temperature, isotonic"),
     ],
 )
@@ -112,6 +127,20 @@ def test_a_mitigation_is_printed_written_and_on_the_page(app, tmp_path):
     value = json.loads(run(app, *arguments, "--mitigate-by", "true_positive_rate_parity", "--json").stdout)
     assert value["mitigation"]["constraint"] == "true_positive_rate_parity"
     assert len(value["mitigation"]["rows"]) == 2 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.rename(columns={"y_A": "y_macro", "p_A": "p_macro"}), "column 'p_macro': a name that the tables"),
+        (lambda f: f.assign(sex=f["sex"].replace("M", "rest")), "column 'sex': a level with the name of the reference"),
+    ],
+)
+def test_names_that_would_collide_are_refused(app, tmp_path, change, message):
+    change(table(60)).to_csv(tmp_path / "p.csv", index=False)
+    found = run(app, str(tmp_path / "p.csv"), "--groups", "sex")
+    assert isinstance(found.exception, InputError)
+    assert message in str(found.exception)
 
 
 def test_files_with_other_images_are_cut_to_the_shared_ones_or_refused(app, files):

@@ -36,3 +36,7 @@ def test_bad_input_is_named():
 
 def test_empty_frames_have_no_levels():
     assert group_levels(FRAME.iloc[:0], "sex*age").empty
+
+
+def test_bands_that_are_not_whole_years_say_where_they_end():
+    assert age_band_names((0, 0.5, 2, 18)) == ["0-<0.5", "0.5-<2", "2-17", "18+"]

@@ -137,6 +137,17 @@ def test_matched_prevalence_takes_prevalence_out_of_ppv():
     assert np.mean(matched) == pytest.approx(0, abs=3.5 * np.std(matched) / 10)
 
 
+def test_prevalence_is_not_matched_where_one_side_has_no_positives():
+    """Only negatives would be compared: a Brier score of the absent, not one at the same share of positives."""
+    rng = np.random.default_rng(6)
+    woman = rng.random(400) < 0.3
+    y = np.where(woman, 0.0, rng.random(400) < 0.3)
+    matching = matching_of(subject_of(y, y + rng.standard_normal(400)), np.arange(400), woman, y.astype(int))[0]
+    for metric in ("brier", "ppv", "npv", "f1", "auprc"):
+        assert matched_flag(metric, matching, min_cell=10, few=50) == "suppressed", metric
+    assert matched_flag("fpr", matching, min_cell=10, few=50) == ""
+
+
 def test_few_heavy_images_are_few_effective_ones():
     """10 of 100 positives on the left have a counterpart each, 90 share one: weights 1/2 and 1/91."""
     left = np.r_[np.ones(100, dtype=bool), np.zeros(11, dtype=bool)]

@@ -1,0 +1,45 @@
+import subprocess
+import sys
+
+import pytest
+
+from cxraug.evaluation.workers import forked_map
+
+EQUAL = """
+import sys
+sys.path.insert(0, "tests/evaluation")
+from simulated import table
+from cxraug.evaluation import assembly
+from cxraug.evaluation.evaluate import EvaluationSettings, evaluate
+from cxraug.evaluation.predictions import read_predictions
+
+runs = read_predictions([table(150, validation=50, run=k).assign(arm=f"a{k}", seed=0) for k in range(2)])
+settings = EvaluationSettings(groups=("sex", "age"), bootstrap=20, controls=("a0",))
+assert "torch" not in sys.modules
+found = []
+for workers in (1, 3):
+    assembly.WORTH_A_FORK, assembly.available = 0, lambda workers=workers: workers
+    found.append(evaluate(runs, settings))
+one, three = found
+for name in ("cells", "gaps", "comparison", "curves"):
+    assert getattr(one, name).equals(getattr(three, name)), name
+assert one.info == three.info
+print(len(one.cells), len(one.comparison))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_results_come_in_order(workers):
+    offset = 10  # seen by the forked processes, not sent to them
+    assert list(forked_map(lambda item: item + offset, range(7), workers)) == list(range(10, 17))
+
+
+def test_an_error_in_a_worker_reaches_the_caller():
+    with pytest.raises(ZeroDivisionError):
+        list(forked_map(lambda item: 1 / item, [1, 0], 2))
+
+
+def test_an_evaluation_in_processes_is_the_same_to_the_last_digit():
+    found = subprocess.run([sys.executable, "-c", EQUAL], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert min(map(int, found.stdout.split())) > 100
