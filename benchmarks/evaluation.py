@@ -7,18 +7,21 @@ findings); only the scores are simulated. More rows than it has are copies of it
 are the whole set, sex, age in 16 bands of five years, and their intersections: 51.
 
 Measured: AUROC, AUPRC, TPR and FPR of every finding and cell with patient-clustered influence values; a patient
-bootstrap of AUPRC in every one of them; the whole ``evaluate`` (intervals, gaps, matched gaps, extremes). The peers
-bootstrap images, which is the wrong interval, and are too slow to run in full: a few replicates are timed, scaled, and
-marked so.
+bootstrap of AUPRC in every one of them; the whole evaluation and the whole command. The peers bootstrap images, which
+is the wrong interval, and are too slow to run in full: a few replicates are timed and scaled.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +40,7 @@ FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion",
             "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax")  # fmt: skip
 BINS = tuple(range(10, 90, 5))
 METRICS = ("auroc", "auprc", "tpr", "fpr")
+GROUPS = ("sex", "age", "sex*age")
 THRESHOLD = 0.5
 MIN_CELL = 10
 
@@ -120,17 +124,35 @@ def bootstrap_path(predictions: Predictions, replicates: int) -> int:
 
 
 def whole_audit(predictions: Predictions, replicates: int) -> int:
-    """The command's own work; returns the rows of its tables."""
+    """The whole evaluation, without files and page; returns the rows of its tables."""
     cuts = pd.DataFrame({"finding": FINDINGS, "threshold": THRESHOLD})
-    settings = EvaluationSettings(groups=("sex", "age", "sex*age"), age_bins=BINS, bootstrap=replicates)
+    settings = EvaluationSettings(groups=GROUPS, age_bins=BINS, bootstrap=replicates)
     found = evaluate(predictions, settings, cuts)
     return len(found.cells) + len(found.gaps)
 
 
-def scikit_learn_loop(predictions: Predictions, replicates: int) -> int:
-    """The usual loop: draw images, ``roc_auc_score`` and ``average_precision_score`` per finding and cell."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
+def command(folder: Path, replicates: int) -> float:
+    """Seconds of ``cxraug evaluate`` from the start of Python to the written page."""
+    arguments = ["--groups", ",".join(GROUPS), "--age-bins", ",".join(map(str, BINS)), "--bootstrap", str(replicates),
+                 "--thresholds", str(folder / "thresholds.csv"), "--out", str(folder / "out")]  # fmt: skip
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "cxraug", "evaluate", str(folder / "predictions.csv"), *arguments],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return time.perf_counter() - start
 
+
+def scikit_learn_loop(predictions: Predictions, replicates: int, metrics: tuple[str, ...]) -> int:
+    """The usual loop: draw images, call scikit-learn per finding and cell."""
+    from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
+
+    functions = {
+        "auroc": roc_auc_score,
+        "auprc": average_precision_score,
+        "tpr": lambda y, p: recall_score(y, p >= THRESHOLD),
+        "fpr": lambda y, p: 1 - recall_score(y, p >= THRESHOLD, pos_label=0),
+    }
     rng, done = np.random.default_rng(0), 0
     cells = cells_of(predictions)
     for i, _ in enumerate(predictions.findings):
@@ -142,86 +164,117 @@ def scikit_learn_loop(predictions: Predictions, replicates: int) -> int:
             for _ in range(replicates):
                 drawn = rng.choice(rows, len(rows))
                 if 0 < y[drawn].sum() < len(drawn):
-                    roc_auc_score(y[drawn], p[drawn])
-                    average_precision_score(y[drawn], p[drawn])
+                    for name in metrics:
+                        functions[name](y[drawn], p[drawn])
                     done += 1
     return done
 
 
 def fairlearn_frames(predictions: Predictions, replicates: int) -> int:
-    """``MetricFrame(n_boot=...)`` of TPR and FPR by sex and age band: one per finding."""
-    from fairlearn.metrics import MetricFrame, false_positive_rate, true_positive_rate
+    """``MetricFrame(n_boot=...)`` of AUPRC by sex, by age band and by both, per finding: the same cells."""
+    from fairlearn.metrics import MetricFrame
+    from sklearn.metrics import average_precision_score
 
-    features = {name: group_levels(predictions.table, name, BINS).to_numpy() for name in ("sex", "age")}
-    metrics = {"tpr": true_positive_rate, "fpr": false_positive_rate}
+    levels = pd.DataFrame({name: group_levels(predictions.table, name, BINS).to_numpy() for name in ("sex", "age")})
     for i, _ in enumerate(predictions.findings):
-        MetricFrame(
-            metrics=metrics, y_true=predictions.y[i].astype(int), y_pred=(predictions.p[0, i] >= THRESHOLD).astype(int),
-            sensitive_features=features, n_boot=replicates, ci_quantiles=[0.025, 0.975], random_state=0,
-        )  # fmt: skip
+        for features in (["sex"], ["age"], ["sex", "age"]):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # cells without positives
+                MetricFrame(
+                    metrics={"auprc": average_precision_score}, y_true=predictions.y[i].astype(int),
+                    y_pred=predictions.p[0, i], sensitive_features=levels[features], n_boot=replicates,
+                    ci_quantiles=[0.025, 0.975], random_state=0,
+                )  # fmt: skip
     return len(predictions.findings)
 
 
-def job(name: str, rows: int, replicates: int, few: int) -> str:
-    """Run one piece in this process; one line of a table: rows, what, seconds for ``replicates``, peak memory."""
-    predictions = read_predictions([nih(rows)])
-    tasks: dict[str, tuple[Callable[[int], int], bool]] = {
-        "influence values, 4 metrics": (lambda _: influence_path(predictions), False),
-        "patient bootstrap of AUPRC": (lambda n: bootstrap_path(predictions, n), False),
-        "cxraug evaluate, all metrics": (lambda n: whole_audit(predictions, n), False),
-        "scikit-learn loop, AUROC + AUPRC": (lambda n: scikit_learn_loop(predictions, n), True),
-        "fairlearn n_boot, TPR + FPR": (lambda n: fairlearn_frames(predictions, n), True),
+OURS = ("influence values, 4 metrics", "patient bootstrap of AUPRC", "evaluate", "cxraug evaluate")
+PEERS = {
+    "scikit-learn loop, the 4 metrics": "influence values, 4 metrics",
+    "scikit-learn loop, AUPRC": "patient bootstrap of AUPRC",
+    "fairlearn n_boot, AUPRC": "patient bootstrap of AUPRC",
+}
+
+
+def job(name: str, rows: int, replicates: int, few: int) -> dict[str, float]:
+    """Run one piece in this process: rows, cells, seconds (of a peer: scaled to ``replicates``), peak memory in MiB."""
+    frame = nih(rows)
+    if name == "cxraug evaluate":
+        with tempfile.TemporaryDirectory() as folder:
+            frame.to_csv(Path(folder) / "predictions.csv", index=False)
+            cuts = pd.DataFrame({"finding": FINDINGS, "threshold": THRESHOLD})
+            cuts.to_csv(Path(folder) / "thresholds.csv", index=False)
+            seconds = command(Path(folder), replicates)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        return {"rows": len(frame), "seconds": seconds, "peak": peak / 1024}
+    predictions = read_predictions([frame])
+    tasks: dict[str, Callable[[int], int]] = {
+        "influence values, 4 metrics": lambda _: influence_path(predictions),
+        "patient bootstrap of AUPRC": lambda n: bootstrap_path(predictions, n),
+        "evaluate": lambda n: whole_audit(predictions, n),
+        "scikit-learn loop, the 4 metrics": lambda n: scikit_learn_loop(predictions, n, METRICS),
+        "scikit-learn loop, AUPRC": lambda n: scikit_learn_loop(predictions, n, ("auprc",)),
+        "fairlearn n_boot, AUPRC": lambda n: fairlearn_frames(predictions, n),
     }
-    task, slow = tasks[name]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
-    task(few if slow else replicates)
-    seconds = time.perf_counter() - start
-    told = f"{seconds:.1f}"
-    if slow and few < replicates:
-        told = f"{seconds * replicates / few:,.0f} (scaled from {few} replicates)"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    cells = len(cells_of(predictions))
-    return f"| {len(predictions.table):,} | {cells} | {name} | {told} | {peak:,.0f} | {before:,.0f} |"
+    tasks[name](few if name in PEERS else replicates)
+    seconds = (time.perf_counter() - start) * (replicates / few if name in PEERS else 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"rows": len(frame), "seconds": seconds, "peak": peak / 1024}
 
 
-NAMES = (
-    "influence values, 4 metrics",
-    "patient bootstrap of AUPRC",
-    "cxraug evaluate, all metrics",
-    "scikit-learn loop, AUROC + AUPRC",
-    "fairlearn n_boot, TPR + FPR",
-)
+def measured(name: str, rows: int, options: argparse.Namespace) -> dict[str, float]:
+    """:func:`job` in a process of its own, so that peak memory is its own."""
+    numbers = ["--replicates", str(options.replicates), "--few", str(options.few)]
+    arguments = [sys.executable, __file__, "--job", name, str(rows), *numbers]
+    return json.loads(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def main() -> None:
-    """Print the table; every line is measured in a process of its own, so that peak memory is its own."""
+    """Print the tables; ``--out`` also writes them as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 112_000, 400_000])
+    parser.add_argument("--peer-rows", type=int, default=112_000, help="the size at which the peers are timed")
     parser.add_argument("--replicates", type=int, default=1000)
     parser.add_argument("--few", type=int, default=2, help="replicates of the peers, scaled to --replicates")
-    parser.add_argument("--only", nargs="+", default=list(NAMES), choices=NAMES, metavar="NAME")
     parser.add_argument("--out", help="Markdown file")
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
-        print(job(options.job[0], int(options.job[1]), options.replicates, options.few))
+        print(json.dumps(job(options.job[0], int(options.job[1]), options.replicates, options.few)))
         return
-    lines = [
-        f"14 findings, {options.replicates:,} replicates where there is a bootstrap.",
-        "",
-        "| rows | cells | what | seconds | peak MiB | of which the table read |",
-        "|---|---|---|---|---|---|",
-    ]
-    print("\n".join(lines), flush=True)
+    said: list[str] = []
+
+    def say(*lines: str) -> None:
+        said.extend(lines)
+        print("\n".join(lines), flush=True)
+
+    say(
+        "# Speed of the audit", "", "    " + " ".join(["python benchmarks/evaluation.py", *sys.argv[1:]]), "",
+        "Labels, patients, age and sex of NIH ChestX-ray14, simulated scores; 14 findings, 51 cells (the whole set,",
+        f"sex, 16 age bands, both); {options.replicates:,} replicates where there is a bootstrap. `evaluate` is every",
+        "metric, gap, matched gap and extreme; `cxraug evaluate` the command, from the start of Python to the page.", "",
+        "| rows | what | seconds | peak MiB | seconds x 1e6 / (rows x log rows) |", "|---|---|---|---|---|",
+    )  # fmt: skip
+    times: dict[str, float] = {}
     for rows in options.rows:
-        for name in options.only:
-            numbers = ["--replicates", str(options.replicates), "--few", str(options.few)]
-            command = [sys.executable, __file__, "--job", name, str(rows), *numbers]
-            lines.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
-            print(lines[-1], flush=True)
+        for name in OURS:
+            found = measured(name, rows, options)
+            n, seconds = int(found["rows"]), found["seconds"]
+            if rows == options.peer_rows:
+                times[name] = seconds
+            say(f"| {n:,} | {name} | {seconds:.1f} | {found['peak']:,.0f} | {seconds * 1e6 / (n * math.log(n)):.1f} |")
+    if options.peer_rows in options.rows:
+        say(
+            "", f"Against what else could be done, {options.peer_rows:,} rows, same cells (the peers draw images, not",
+            f"patients; timed with {options.few} replicates and scaled to {options.replicates:,}):", "",
+            "| what | seconds | against | times as fast |", "|---|---|---|---|",
+        )  # fmt: skip
+        for peer, ours in PEERS.items():
+            seconds = measured(peer, options.peer_rows, options)["seconds"]
+            say(f"| {peer} | {seconds:,.0f} | {ours} | {seconds / times[ours]:,.0f} |")
     if options.out:
-        Path(options.out).write_text("\n".join(lines) + "\n")
+        Path(options.out).write_text("\n".join(said) + "\n")
 
 
 if __name__ == "__main__":
