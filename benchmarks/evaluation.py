@@ -253,7 +253,7 @@ def main() -> None:
         "# Speed of the audit", "", "    " + " ".join(["python benchmarks/evaluation.py", *sys.argv[1:]]), "",
         "Labels, patients, age and sex of NIH ChestX-ray14, simulated scores; 14 findings, 51 cells (the whole set,",
         f"sex, 16 age bands, both); {options.replicates:,} replicates where there is a bootstrap. `evaluate` is every",
-        "metric, gap, matched gap and extreme; `cxraug evaluate` the command, from the start of Python to the page.", "",
+        "metric, gap, matched gap and extreme; `cxraug evaluate` the command, from starting Python to the page.", "",
         "| rows | what | seconds | peak MiB | seconds x 1e6 / (rows x log rows) |", "|---|---|---|---|---|",
     )  # fmt: skip
     times: dict[str, float] = {}
