@@ -280,18 +280,18 @@ def _number(row: dict[str, Any]) -> str:
 
 
 def _gaps_table(evaluation: Evaluation, most: int = 20) -> Table:
-    """The most certain gaps over all runs, at least those that are certain."""
+    """The gaps with the smallest adjusted p over all runs, at least those that are shown (p at most alpha)."""
     from rich.text import Text
 
     gaps = evaluation.gaps
     gaps = gaps[(gaps["seed"] == "all") & (gaps["draw"] == "all") & (gaps["flag"] != "suppressed")]
     gaps = gaps.sort_values("p_adjusted", kind="stable")
-    certain = int((gaps["p_adjusted"] <= evaluation.info["settings"]["alpha"]).sum())
-    title = f"Gaps: {certain} of {len(gaps)} are certain (simultaneous intervals per metric and grouping)"
+    clear = int((gaps["p_adjusted"] <= evaluation.info["settings"]["alpha"]).sum())
+    title = f"Gaps: {clear} of {len(gaps)} are shown (adjusted p, simultaneous intervals per metric and grouping)"
     columns = {"arm": "left", "finding": "left", "who": "left", "metric": "left", "gap": "right", "p adj.": "right",
                "detectable": "right"}  # fmt: skip
     table = _table(title, columns)
-    for row in gaps.head(max(most, certain)).to_dict("records"):
+    for row in gaps.head(max(most, clear)).to_dict("records"):
         who = f"{row['group']} {row['level']} - {row['reference']}"
         who += f", {row['matched']} matched" if row["matched"] else ""
         mark = "*" if row["flag"] == "few" else ""

@@ -7,14 +7,15 @@ from typing import Any
 
 from cxraug.evaluation.metrics import ANY_FINDING, MACRO, NO_FINDING
 from cxraug.pages.gaps import (
-    CertainGap,
+    Row,
+    ShownGap,
     alpha_of,
-    certain_gaps,
     distinct_gaps,
     missed,
     people,
     sentence,
     short,
+    shown_gaps,
     suppressed_places,
 )
 from cxraug.pages.page import interval, number
@@ -27,9 +28,9 @@ NEAR = 0.05  # the AUROC gap that is used to say how many patients would be need
 
 @dataclass(frozen=True)
 class Answers:
-    """What the first screen says: a heading, one sentence, a list per question, and the certain gaps behind them.
+    """What the first screen says: a heading, one sentence, a list per question, and the gaps behind them.
 
-    ``tone`` is ``bad`` where a gap is certain to somebody's disadvantage, ``warn`` where no gap was judged and
+    ``tone`` is ``bad`` where a gap to somebody's disadvantage is shown, ``warn`` where no gap was judged and
     ``quiet`` otherwise: an audit never proves that there is no gap.
     """
 
@@ -38,9 +39,9 @@ class Answers:
     tone: str
     how_good: list[str]
     for_whom_worse: list[str]
-    is_it_certain: list[str]
+    how_sure: list[str]
     what_to_do: list[str]
-    gaps: list[CertainGap]
+    gaps: list[ShownGap]
 
     @property
     def questions(self) -> list[tuple[str, list[str]]]:
@@ -48,7 +49,7 @@ class Answers:
         return [
             ("How good is it?", self.how_good),
             ("For whom is it worse?", self.for_whom_worse),
-            ("Is it certain?", self.is_it_certain),
+            ("How sure is that?", self.how_sure),
             ("What to do", self.what_to_do),
         ]
 
@@ -59,13 +60,13 @@ class Answers:
             for gap in self.gaps
         ]  # fmt: skip
         texts = {"how_good": self.how_good, "for_whom_worse": self.for_whom_worse,
-                 "is_it_certain": self.is_it_certain, "what_to_do": self.what_to_do}  # fmt: skip
-        return {"heading": self.heading, "sentence": self.sentence, **texts, "certain_gaps": rows}
+                 "how_sure": self.how_sure, "what_to_do": self.what_to_do}  # fmt: skip
+        return {"heading": self.heading, "sentence": self.sentence, **texts, "shown_gaps": rows}
 
 
 def answers_of(run: RunFolder) -> Answers:
     """Answer the four questions from the tables of an evaluation."""
-    gaps = certain_gaps(run)
+    gaps = shown_gaps(run)
     worse = [gap for gap in gaps if gap.worse]
     rows = distinct_gaps(run)
     judged = int((rows["flag"] != "suppressed").sum()) if len(rows) else 0
@@ -73,12 +74,12 @@ def answers_of(run: RunFolder) -> Answers:
         heading = f"{len(worse)} gap{'s' if len(worse) > 1 else ''} to a group's disadvantage"
         told, tone = f"Worse for some, most clearly {short(worse[0])}.", "bad"
     elif judged:
-        heading, tone = "No gap to a group's disadvantage is certain", "quiet"
-        told = "No group is certainly worse off here; how large a gap could have been missed stands below."
+        heading, tone = "No gap to a group's disadvantage is shown", "quiet"
+        told = " ".join(["That no gap is shown does not mean that there is none.", *_missable(run)[:1]])
     else:
         heading, tone = "No gap was judged", "warn"
         told = "No group was compared, or every group is too small." if len(rows) else "No group was asked for."
-    return Answers(heading, told, tone, _how_good(run), _for_whom(worse), _certain(run, gaps), _do(run, gaps), gaps)
+    return Answers(heading, told, tone, _how_good(run), _for_whom(worse), _how_sure(run, gaps), _do(run, gaps), gaps)
 
 
 def _how_good(run: RunFolder) -> list[str]:
@@ -108,14 +109,14 @@ def _value(row: dict) -> str:
     return interval(row["value"], row["ci_low"], row["ci_high"]) + (", few cases" if row["flag"] == "few" else "")
 
 
-def _for_whom(worse: list[CertainGap]) -> list[str]:
+def _for_whom(worse: list[ShownGap]) -> list[str]:
     lines = [short(gap) + (" (few cases)" if gap.row["flag"] == "few" else "") for gap in worse[:MOST]]
     if len(worse) > MOST:
         lines.append(f"And {len(worse) - MOST} more, each with its sentence below.")
     return lines or ["For nobody that could be shown."]
 
 
-def _certain(run: RunFolder, gaps: list[CertainGap]) -> list[str]:
+def _how_sure(run: RunFolder, gaps: list[ShownGap]) -> list[str]:
     rows = distinct_gaps(run)
     if rows.empty:
         return ["Nothing was compared."]
@@ -124,26 +125,36 @@ def _certain(run: RunFolder, gaps: list[CertainGap]) -> list[str]:
     families = len(shown[["arm", "family"]].drop_duplicates())
     showing = len({(gap.row["arm"], gap.row["family"]) for gap in gaps})
     lines = [
-        f"{len(gaps)} of {len(shown):,} gaps are certain. Intervals and p values hold together over each family (one "
-        f"metric and grouping): {showing} of {families} families show a gap, where {number(alpha * families, '.1f')} "
-        "would by chance alone."
+        f"{len(gaps)} of {len(shown):,} gaps are shown (adjusted p at most {alpha:g}). Intervals and p values hold "
+        f"together over each family (one metric and grouping): {showing} of {families} families show one, where about "
+        f"{number(alpha * families, '.1f')} would if there were no gap at all."
     ]
     raw = [gap for gap in gaps if gap.raw is not None and gap.row["matched"] == ""]
     stand = sum(gap.matched is not None and gap.matched["p_adjusted"] <= alpha for gap in raw)
     if raw:
         lines.append(f"Of {len(raw)} raw gaps {stand} stand at the same mix of the other covariates.")
-    for row in missed(run, ("auroc",)).head(2).to_dict("records"):
-        hidden = f", {row['suppressed']} more suppressed" if row["suppressed"] else ""
-        lines.append(
-            f"May be missed: AUROC gaps by {row['group']} below {number(row['mdg'], '.2f')} (median of {row['shown']}"
-            f"{hidden})."
-        )
+    lines += _missable(run)[:2]
     if len(run.evaluation.get("runs") or []) == 1:
         lines.append("One training: whether another seed gives the same was not assessed.")
     return lines
 
 
-def _do(run: RunFolder, gaps: list[CertainGap]) -> list[str]:
+def _missable(run: RunFolder) -> list[str]:
+    """Per grouping, up to which size this audit could have missed an AUROC gap."""
+    lines = []
+    for row in missed(run, ("auroc",)).to_dict("records"):
+        if not row["shown"]:
+            lines.append(f"AUROC by {row['group']}: every gap is suppressed, so nothing is known.")
+            continue
+        hidden = f"; {row['suppressed']} more suppressed" if row["suppressed"] else ""
+        lines.append(
+            f"AUROC gaps by {row['group']} of up to {number(row['mdg'], '.2f')} could have been missed (80 % power, "
+            f"median of {row['shown']}{hidden})."
+        )
+    return lines
+
+
+def _do(run: RunFolder, gaps: list[ShownGap]) -> list[str]:
     """Steps that follow from what was found, the most pressing first."""
     alpha, worse, lines = alpha_of(run), [gap for gap in gaps if gap.worse], []
     ranked = {(g.row["finding"], g.row["group"], g.row["level"]) for g in worse if g.row["metric"] == "auroc"}
@@ -162,8 +173,8 @@ def _do(run: RunFolder, gaps: list[CertainGap]) -> list[str]:
             say("rank", f"{row['finding']} in {who}: the ranking itself is worse. Look at labels and images, then "
                 "train with more of them (“cxraug plan” says how many).")  # fmt: skip
         elif row["metric"] in ("tpr", "fpr", "underdiagnosis", "overdiagnosis") and place not in ranked:
-            say("cut", f"{row['finding']} in {who}: no AUROC gap is certain there, so the threshold may sit "
-                "differently for them. See the curves; recalibrate before retraining.")  # fmt: skip
+            say("cut", f"{row['finding']} in {who}: no AUROC gap is shown there{_unseen(run, row)}, so the "
+                "threshold may sit differently for them. See the curves; recalibrate before retraining.")  # fmt: skip
         if row["matched"] == "" and fell:
             say("mix", "A gap that goes at the same mix of the other covariates may be theirs, not the group's.")
         if row["flag"] == "few":
@@ -187,3 +198,12 @@ def _do(run: RunFolder, gaps: list[CertainGap]) -> list[str]:
             )
         lines.append("Do not report this as “fair”: report what could have been missed.")
     return lines
+
+
+def _unseen(run: RunFolder, row: Row) -> str:
+    """How large an AUROC gap could have been missed where ``row`` shows a gap of a rate."""
+    rows = whole(run.gaps)
+    rows = rows[(rows["metric"] == "auroc") & (rows["matched"] == "") & (rows["flag"] != "suppressed")]
+    for key in ("arm", "finding", "group", "level"):
+        rows = rows[rows[key] == row[key]]
+    return f" (one of up to {number(rows['mdg'].iloc[0], '.2f')} could have been missed)" if len(rows) else ""

@@ -14,11 +14,11 @@ from cxraug.pages.answers import Answers, answers_of
 from cxraug.pages.fairness_card import fairness_card
 from cxraug.pages.gaps import (
     alpha_of,
-    certain_gaps,
     distinct_gaps,
     is_worse,
     missed,
     sentence,
+    shown_gaps,
     unknown,
 )
 from cxraug.pages.page import blocks, bullets, figure, fold, heading, note, number, render_page, section, table
@@ -44,7 +44,7 @@ MOST_ARMS = 2  # arms with heat maps and curves
 OPEN = 2  # findings whose curves are not folded
 NAMES = (
     ("answers", "In short"),
-    ("sentences", "Certain gaps in words"),
+    ("sentences", "Gaps in words"),
     ("gaps", "Gaps"),
     ("map", "Finding × group"),
     ("curves", "ROC and calibration"),
@@ -127,7 +127,7 @@ def subtitle(run: RunFolder) -> str:
 
 
 def answers_section(run: RunFolder, answers: Answers) -> Markup:
-    """The first screen: how good, for whom worse, is it certain, what to do."""
+    """The first screen: how good, for whom worse, how sure, what to do."""
     columns = Markup("").join(
         Markup("<div><h3>{}</h3>{}</div>").format(question, bullets(lines)) for question, lines in answers.questions
     )
@@ -138,16 +138,19 @@ def answers_section(run: RunFolder, answers: Answers) -> Markup:
 
 
 def sentences_section(answers: Answers) -> Markup:
-    """One sentence per certain gap: to a disadvantage first, then to an advantage."""
+    """One sentence per gap that is shown: to a disadvantage first, then to an advantage."""
     if not answers.gaps:
-        return section("sentences", "Certain gaps in words", note("No gap is certain."))
+        return section("sentences", "Gaps in words", note("No gap is shown. That is not the same as no gap."))
     parts: list[str | Markup] = []
     for worse, title in ((True, "To a disadvantage"), (False, "To an advantage")):
         lines = [_armed(answers, gap.row["arm"], sentence(gap)) for gap in answers.gaps if gap.worse is worse]
         if lines:
             parts += [heading(title), bullets(lines)]
-    lead = "Brackets hold simultaneous intervals; each gap is told once, from the side that is worse off."
-    return section("sentences", "Certain gaps in words", *parts, lead=lead)
+    lead = (
+        "The gaps whose adjusted p value is small enough; brackets hold simultaneous intervals. Each gap is told once, "
+        "from the side that is worse off."
+    )
+    return section("sentences", "Gaps in words", *parts, lead=lead)
 
 
 def _armed(answers: Answers, arm: str, text: str) -> str:
@@ -156,7 +159,7 @@ def _armed(answers: Answers, arm: str, text: str) -> str:
 
 
 def gaps_section(run: RunFolder) -> Markup:
-    """Forest plots of the raw gaps by metric, the most certain first, then every finding by grouping."""
+    """Forest plots of the raw gaps by metric, those with the smallest p first, then every finding by grouping."""
     rows = distinct_gaps(run)
     if rows.empty:
         return section("gaps", "Gaps", absent("a gap", "No group was compared."))
@@ -169,10 +172,10 @@ def gaps_section(run: RunFolder) -> Markup:
         if shown.empty:
             parts.append(note(f"{title}: every gap is suppressed, too few cases."))
             continue
-        certain = int((shown["p_adjusted"] <= alpha_of(run)).sum())
-        first = shown.head(max(FIRST, min(certain, MOST_ROWS)))
+        clear = int((shown["p_adjusted"] <= alpha_of(run)).sum())
+        first = shown.head(max(FIRST, min(clear, MOST_ROWS)))
         caption = f"The {len(first)} of {len(shown)} {label(metric)} gaps with the smallest adjusted p; "
-        caption += f"{certain} {'is' if certain == 1 else 'are'} certain (bold). Intervals hold together per grouping."
+        caption += f"{clear} {'is' if clear == 1 else 'are'} shown (bold). Intervals hold together per grouping."
         these: list[str | Markup] = [figure(_forest(run, first, grouped=False), caption)]
         for group in dict.fromkeys(part["group"]):
             every = part[part["group"] == group].sort_values("finding", kind="stable", key=_order(part))
@@ -180,10 +183,10 @@ def gaps_section(run: RunFolder) -> Markup:
             told = note(f"{left} more rows are in gaps.csv.") if left else ""
             picture = figure(_forest(run, every.head(MOST_ROWS), grouped=True))
             these.append(fold(f"All {label(metric)} gaps by {group} ({len(every)})", picture, told))
-        if certain or metric == "auroc":
+        if clear or metric == "auroc":
             parts += [heading(title), *these]
         else:
-            parts.append(fold(f"{title}: no certain gap", *these))
+            parts.append(fold(f"{title}: no gap is shown", *these))
     chosen = rows[rows["metric"].isin(DRAWN) | (rows["p_adjusted"] <= alpha_of(run))]
     chosen = chosen.sort_values("p_adjusted", kind="stable")
     left = len(rows) - min(len(chosen), MOST_ROWS * 2)
@@ -230,8 +233,8 @@ def map_section(run: RunFolder) -> Markup:
             parts.append(blocks(pictures) if not parts else fold(title, *pictures))
     steps = ", ".join(f"{step:g}" for step in plot.HEAT_STEPS)
     told = (
-        f"Red: worse than the reference, blue: better; the colour deepens at {steps}. Framed and bold: certain. "
-        "°: few cases. “–”: suppressed, too few cases to show anything."
+        f"Red: worse than the reference, blue: better; the colour deepens at {steps}. Framed and bold: gaps that are "
+        "shown. °: few cases. “–”: suppressed, too few cases to show anything."
     )
     return section("map", "Finding × group", *parts, note(told), lead="The gap of every cell at one glance.")
 
@@ -267,8 +270,8 @@ def curves_section(run: RunFolder) -> Markup:
         for key, part in run.curves.groupby(["arm", "finding", "group", "level", "curve"], sort=False)
         if key in shown
     }
-    certain = list(dict.fromkeys(gap.row["finding"] for gap in certain_gaps(run) if gap.worse))
-    findings = sorted(dict.fromkeys(run.curves["finding"]), key=lambda name: name not in certain)
+    worse = list(dict.fromkeys(gap.row["finding"] for gap in shown_gaps(run) if gap.worse))
+    findings = sorted(dict.fromkeys(run.curves["finding"]), key=lambda name: name not in worse)
     parts: list[str | Markup] = []
     for arm in arms[:MOST_ARMS]:
         for number_, finding in enumerate(findings):
@@ -281,7 +284,7 @@ def curves_section(run: RunFolder) -> Markup:
     told = (
         "ROC: at most 60 vertices, averaged over runs at equal FPR. Calibration: at most ten bins of equal mass, each "
         "of enough patients; on the diagonal the probabilities are right. °: few cases, a rough curve. Findings with a "
-        "certain gap come first."
+        "gap that is shown come first."
     )
     if len(arms) > MOST_ARMS:
         told += f" Curves of {len(arms) - MOST_ARMS} more arms are in curves.csv."

@@ -23,8 +23,8 @@ LIMITS = (
     "An audit shows gaps of the classifier on these patients. It does not say why they are there, nor what holds at "
     "another hospital.",
     "Labels were taken as given: if a group is labelled worse, its gap is wrong in a way that no number here shows.",
-    "No certain gap is not fairness: gaps below the smallest detectable one, suppressed cells and groups that were not "
-    "named are not judged.",
+    "That no gap is shown is not fairness: gaps below the smallest detectable one, suppressed cells and groups that "
+    "were not named are not judged.",
     "Groups are the columns that were given; people inside a level may differ as much as people of two levels.",
 )
 
@@ -42,7 +42,7 @@ def fairness_card(run: RunFolder, answers: Answers) -> str:
         "## Results on the whole test set",
         *_results(run),
         "## Gaps found",
-        bullets(_told(answers)) if answers.gaps else "No gap is certain.",
+        bullets(_told(answers)) if answers.gaps else "No gap is shown. That is not the same as no gap.",
         "## What could have been missed",
         "The smallest gap that would have been found with 80 % power at the level adjusted for all gaps of the family.",
         table(("group", "metric", "gaps judged", "suppressed", "median", "largest"), _missed(run)),
@@ -86,7 +86,7 @@ def _facts(run: RunFolder) -> list[tuple[str, ...]]:
             f"{100 * (1 - alpha_of(run)):g} % intervals, patient-clustered; gaps simultaneous per metric and grouping",
         ),
         (
-            "Shown from",
+            "Given from",
             f"{settings.get('min_cell', 10)} images and patients; flagged few below {settings.get('few', 50)}",
         ),
         ("Made by", "`cxraug evaluate`, cxraug " + str((info.get("versions") or {}).get("cxraug", ""))),

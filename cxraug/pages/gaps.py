@@ -1,4 +1,8 @@
-"""Certain gaps in plain words, and what the audit could have missed."""
+"""The gaps that are shown, in plain words, and what the audit could have missed.
+
+A gap is *shown* where its adjusted p value is at most alpha. That is no certainty, and *not shown* is not *absent*: how
+large a gap could have been missed stands beside it.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +33,10 @@ Row = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
-class CertainGap:
-    """A place where a gap is certain: its raw and its matched row (either may be None) and the level's value.
+class ShownGap:
+    """A place where a gap is shown: its raw and its matched row (either may be None) and the level's value.
 
     ``unmatched``: matching was tried, but too few have a counterpart.
-
-    A row is certain where its adjusted p value is at most alpha.
     """
 
     raw: Row | None
@@ -45,8 +47,8 @@ class CertainGap:
 
     @property
     def row(self) -> Row:
-        """The certain row: the raw one where it is certain."""
-        chosen = self.raw if self.raw is not None and _certain(self.raw, self.alpha) else self.matched
+        """The row that shows it: the raw one where that does."""
+        chosen = self.raw if self.raw is not None and _is_shown(self.raw, self.alpha) else self.matched
         assert chosen is not None
         return chosen
 
@@ -93,8 +95,8 @@ def distinct_gaps(run: RunFolder) -> pd.DataFrame:
     return rows[~drop]
 
 
-def certain_gaps(run: RunFolder) -> list[CertainGap]:
-    """Every certain gap once, raw beside matched; to a disadvantage first, then raw, of many cases, small p."""
+def shown_gaps(run: RunFolder) -> list[ShownGap]:
+    """Every gap that is shown, once, raw beside matched; to a disadvantage first, then raw, of many cases, small p."""
     rows, alpha = distinct_gaps(run), alpha_of(run)
     if rows.empty:
         return []
@@ -110,11 +112,11 @@ def certain_gaps(run: RunFolder) -> list[CertainGap]:
     for row in rows[(rows["flag"] != "suppressed") & (rows["p_adjusted"] <= alpha)].to_dict("records"):
         key = tuple(row[k] for k in keys)
         raw, matched = by_kind[True].get(key), by_kind[False].get(key)
-        found[key] = CertainGap(raw, matched, values.get(_place(row)), alpha, key in unmatched)
+        found[key] = ShownGap(raw, matched, values.get(_place(row)), alpha, key in unmatched)
     return sorted(found.values(), key=_rank)
 
 
-def sentence(gap: CertainGap) -> str:
+def sentence(gap: ShownGap) -> str:
     """One gap in plain words, with its simultaneous interval, p value and what matching says."""
     row = gap.row
     metric, finding = str(row["metric"]), str(row["finding"])
@@ -143,7 +145,7 @@ def sentence(gap: CertainGap) -> str:
     return text + tail + _after_matching(gap)
 
 
-def short(gap: CertainGap) -> str:
+def short(gap: ShownGap) -> str:
     """``Consolidation TPR in female patients aged 40-59: -28.7 points [...]``."""
     row = gap.row
     who = people(str(row["group"]), str(row["level"]))
@@ -221,11 +223,11 @@ def suppressed_places(run: RunFolder, metric: str = "auroc") -> list[tuple[str, 
     ]
 
 
-def _rank(gap: CertainGap) -> tuple:
+def _rank(gap: ShownGap) -> tuple:
     return not gap.worse, gap.row["matched"] != "", gap.row["flag"] == "few", gap.row["p_adjusted"]
 
 
-def _certain(row: Row, alpha: float) -> bool:
+def _is_shown(row: Row, alpha: float) -> bool:
     return bool(row["p_adjusted"] <= alpha)
 
 
@@ -235,15 +237,15 @@ def _mix(row: Row) -> str:
     return " at the same share of positives" if row["matched"] == "prevalence" else ""
 
 
-def _after_matching(gap: CertainGap) -> str:
+def _after_matching(gap: ShownGap) -> str:
     """Whether a raw gap stands at the same mix of covariates, or a matched one was there before."""
     if gap.row["matched"] == "":
         if gap.matched is None:
             return " Too few have a counterpart at the same mix of the other covariates." if gap.unmatched else ""
-        held = "it stands" if _certain(gap.matched, gap.alpha) else "it is no longer certain"
+        held = "it stands" if _is_shown(gap.matched, gap.alpha) else "it is no longer shown"
         return f" At the same mix of the other covariates {held}: {gap_text(gap.matched)}."
     if gap.raw is not None:
-        return f" Without matching it is not certain: {gap_text(gap.raw)}."
+        return f" Without matching it is not shown: {gap_text(gap.raw)}."
     return ""
 
 

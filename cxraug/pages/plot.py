@@ -52,7 +52,7 @@ class Heat:
 
     value: float | None = None
     worse: bool = False
-    certain: bool = False
+    strong: bool = False
     few: bool = False
     note: str = ""
 
@@ -365,7 +365,7 @@ def _heat_cell(cell: Heat) -> Markup:
     if cell.value is None:
         return Markup('<td class="none">{}</td>').format(cell.note)
     step = sum(abs(cell.value) >= bound for bound in HEAT_STEPS)
-    kind = f"{'worse' if cell.worse else 'better'}-{step}" + (" certain" if cell.certain else "")
+    kind = f"{'worse' if cell.worse else 'better'}-{step}" + (" strong" if cell.strong else "")
     return Markup('<td class="{}">{}{}</td>').format(kind, number(cell.value, "+.2f"), "°" if cell.few else "")
 
 

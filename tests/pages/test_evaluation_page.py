@@ -16,7 +16,7 @@ from cxraug.evaluation.evaluate import EvaluationSettings, evaluate, write_evalu
 from cxraug.evaluation.predictions import read_predictions
 from cxraug.pages.answers import answers_of
 from cxraug.pages.evaluation import write_evaluation_report
-from cxraug.pages.gaps import certain_gaps, distinct_gaps, people, sentence
+from cxraug.pages.gaps import distinct_gaps, people, sentence, shown_gaps
 from cxraug.pages.markdown import plain_text
 from cxraug.pages.runfolder import read_evaluation
 from cxraug.storage import read_json
@@ -65,9 +65,9 @@ def page(folder):
 
 
 def test_the_first_screen_answers_four_questions(page):
-    start = page.text.index("Certain gaps in words", page.text.index("What to do"))
+    start = page.text.index("Gaps in words", page.text.index("What to do"))
     first = page.text[:start]
-    for question in ("How good is it?", "For whom is it worse?", "Is it certain?", "What to do"):
+    for question in ("How good is it?", "For whom is it worse?", "How sure is that?", "What to do"):
         assert question in first
     assert "Worse for some, most clearly Edema" in first
     assert "Edema" in first
@@ -87,11 +87,18 @@ def test_a_planted_gap_gives_its_sentence_once_and_from_the_side_that_is_worse(f
     assert "Edema is found less often in female patients" in page.text
     assert said in (folder / "report.md").read_text()
     answers = read_json(folder / "report.json")
-    assert any(gap["sentence"].startswith(said[:-1]) and gap["worse"] for gap in answers["certain_gaps"])
+    assert any(gap["sentence"].startswith(said[:-1]) and gap["worse"] for gap in answers["shown_gaps"])
 
 
 def test_a_finding_without_a_gap_has_no_sentence(folder):
-    assert {gap.row["finding"] for gap in certain_gaps(read_evaluation(folder))} == {"Edema"}
+    assert {gap.row["finding"] for gap in shown_gaps(read_evaluation(folder))} == {"Edema"}
+
+
+def test_nothing_is_called_certain(folder, page):
+    """An adjusted p value below 5 % is no certainty; one above it is not the absence of a gap."""
+    for text in (page.text, (folder / "report.md").read_text(), (folder / "report.json").read_text()):
+        assert "certain" not in text.replace("uncertain", "")
+    assert "gaps are shown (adjusted p at most 0.05)" in page.text
 
 
 def test_suppressed_cells_have_no_number_and_no_curve(folder, page):
@@ -135,8 +142,10 @@ def test_no_gap_is_not_called_fair(tmp_path):
     frame = predictions()
     frame["sex"] = np.random.default_rng(5).choice(["F", "M"], len(frame))
     found = answers_of(read_evaluation(evaluated(tmp_path, frame, groups=("sex",))))
-    assert found.heading == "No gap to a group's disadvantage is certain"
+    assert found.heading == "No gap to a group's disadvantage is shown"
     assert any("could have been missed" in line for line in found.what_to_do)
+    mdg = distinct_gaps(read_evaluation(tmp_path)).query("metric == 'auroc' and matched == ''")["mdg"].median()
+    assert f"AUROC gaps by sex of up to {mdg:.2f} could have been missed" in found.sentence
     assert found.tone == "quiet"
 
 
@@ -173,7 +182,7 @@ def test_levels_are_named_as_people(group, level, text):
 
 
 def large_folder(folder, n_findings=15, n_levels=30):
-    """15 findings x 30 levels with every metric and curve, a quarter of the gaps certain."""
+    """15 findings x 30 levels with every metric and curve, a quarter of the gaps shown."""
     rng = np.random.default_rng(0)
     cells, gaps, curves = [], [], []
     for f in range(n_findings):
@@ -213,7 +222,7 @@ def test_each_difference_is_counted_once(folder):
 
 
 def test_sentence_tells_rates_in_points(folder):
-    found = [g for g in certain_gaps(read_evaluation(folder)) if g.row["metric"] == "tpr" and g.row["matched"] == ""]
+    found = [g for g in shown_gaps(read_evaluation(folder)) if g.row["metric"] == "tpr" and g.row["matched"] == ""]
     said = sentence(found[0])
     assert re.search(r"Gap −\d+\.\d points \[−\d+\.\d, −\d+\.\d\], adjusted p < 0.001\.", said)
 
