@@ -213,7 +213,9 @@ def evaluate(
     for group in groups:
         assembly.add_group(group)
     cells, gaps, comparison = assembly.tables()
-    curves = curves_of(predictions, subjects, cells, age_bins=settings.age_bins, least=settings.min_cell)
+    curves = curves_of(
+        predictions, subjects, cells, age_bins=settings.age_bins, least=settings.min_cell, alpha=settings.alpha
+    )
     info = {
         "settings": settings.model_dump(mode="json"),
         "primary": settings.primary.model_dump() if settings.primary else None,

@@ -22,6 +22,7 @@ from cxraug.pages.page import interval, number
 from cxraug.pages.runfolder import RunFolder, whole
 from cxraug.pages.verdict import label
 
+THRESHOLDED = ("tpr", "fpr", "underdiagnosis", "overdiagnosis")
 MOST = 4  # gaps on the first screen
 NEAR = 0.05  # the AUROC gap that is used to say how many patients would be needed
 
@@ -172,7 +173,7 @@ def _do(run: RunFolder, gaps: list[ShownGap]) -> list[str]:
         if row["metric"] == "auroc":
             say("rank", f"{row['finding']} in {who}: the ranking itself is worse. Look at labels and images, then "
                 "train with more of them (“cxraug plan” says how many).")  # fmt: skip
-        elif row["metric"] in ("tpr", "fpr", "underdiagnosis", "overdiagnosis") and place not in ranked:
+        elif "cut" not in seen and row["metric"] in THRESHOLDED and place not in ranked:
             say("cut", f"{row['finding']} in {who}: no AUROC gap is shown there{_unseen(run, row)}, so the "
                 "threshold may sit differently for them. See the curves; recalibrate before retraining.")  # fmt: skip
         if row["matched"] == "" and fell:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from cxraug.errors import InputError
 from cxraug.pages import plot
 from cxraug.pages.answers import Answers, answers_of
+from cxraug.pages.curves import curves_section
 from cxraug.pages.fairness_card import fairness_card
 from cxraug.pages.gaps import (
     alpha_of,
@@ -18,7 +19,6 @@ from cxraug.pages.gaps import (
     is_worse,
     missed,
     sentence,
-    shown_gaps,
     unknown,
 )
 from cxraug.pages.page import blocks, bullets, figure, fold, heading, note, number, render_page, section, table
@@ -40,8 +40,7 @@ FORMATS = {"html": REPORT, "md": "report.md", "json": "report.json"}
 DRAWN = ("auroc", "tpr", "fpr", "underdiagnosis", "overdiagnosis", "ece")  # metrics that get plots
 FIRST = 20  # rows of a forest plot that is not folded
 MOST_ROWS = 150  # of a folded one
-MOST_ARMS = 2  # arms with heat maps and curves
-OPEN = 2  # findings whose curves are not folded
+MOST_ARMS = 2  # arms with heat maps
 NAMES = (
     ("answers", "In short"),
     ("sentences", "Gaps in words"),
@@ -141,9 +140,10 @@ def sentences_section(answers: Answers) -> Markup:
     """One sentence per gap that is shown: to a disadvantage first, then to an advantage."""
     if not answers.gaps:
         return section("sentences", "Gaps in words", note("No gap is shown. That is not the same as no gap."))
+    several = len({gap.row["arm"] for gap in answers.gaps}) > 1
     parts: list[str | Markup] = []
     for worse, title in ((True, "To a disadvantage"), (False, "To an advantage")):
-        lines = [_armed(answers, gap.row["arm"], sentence(gap)) for gap in answers.gaps if gap.worse is worse]
+        lines = [f"{gap.row['arm']}: " * several + sentence(gap) for gap in answers.gaps if gap.worse is worse]
         if lines:
             parts += [heading(title), bullets(lines)]
     lead = (
@@ -151,11 +151,6 @@ def sentences_section(answers: Answers) -> Markup:
         "from the side that is worse off."
     )
     return section("sentences", "Gaps in words", *parts, lead=lead)
-
-
-def _armed(answers: Answers, arm: str, text: str) -> str:
-    several = len({gap.row["arm"] for gap in answers.gaps}) > 1
-    return f"{arm}: {text}" if several else text
 
 
 def gaps_section(run: RunFolder) -> Markup:
@@ -256,84 +251,6 @@ def _heat(run: RunFolder, rows: pd.DataFrame, caption: str) -> Markup:
         )
     table_rows = [(name, [cells.get((name, level), plot.Heat(note="–")) for level in levels]) for name in findings]
     return plot.heat_map(levels, table_rows, caption=f"Gap of {caption}", corner="finding")
-
-
-def curves_section(run: RunFolder) -> Markup:
-    """ROC and calibration of every finding by grouping; cells that are suppressed have no curve."""
-    title = "ROC and calibration by group"
-    if run.curves.empty:
-        return section("curves", title, absent("curves.csv", "No curves were kept with this evaluation."))
-    shown = _shown_cells(run)
-    arms = list(dict.fromkeys(run.curves["arm"]))
-    by_place = {
-        key: tuple(zip(part["x"], part["y"], strict=True))
-        for key, part in run.curves.groupby(["arm", "finding", "group", "level", "curve"], sort=False)
-        if key in shown
-    }
-    worse = list(dict.fromkeys(gap.row["finding"] for gap in shown_gaps(run) if gap.worse))
-    findings = sorted(dict.fromkeys(run.curves["finding"]), key=lambda name: name not in worse)
-    parts: list[str | Markup] = []
-    for arm in arms[:MOST_ARMS]:
-        for number_, finding in enumerate(findings):
-            name = finding + (f", {arm}" if len(arms) > 1 else "")
-            pictures = _curve_pairs(run, by_place, str(arm), str(finding))
-            if number_ < OPEN and arm == arms[0]:
-                parts += [heading(name), pictures]
-            else:
-                parts.append(fold(name, pictures))
-    told = (
-        "ROC: at most 60 vertices, averaged over runs at equal FPR. Calibration: at most ten bins of equal mass, each "
-        "of enough patients; on the diagonal the probabilities are right. °: few cases, a rough curve. Findings with a "
-        "gap that is shown come first."
-    )
-    if len(arms) > MOST_ARMS:
-        told += f" Curves of {len(arms) - MOST_ARMS} more arms are in curves.csv."
-    return section("curves", title, *parts, note(told))
-
-
-def _shown_cells(run: RunFolder) -> set[tuple[str, str, str, str, str]]:
-    """Places that may have a curve: the tables decide, whatever curves.csv holds."""
-    rows = whole(run.cells)
-    rows = rows[rows["flag"] != "suppressed"]
-    found = set()
-    for curve, metric in (("roc", "auroc"), ("calibration", "ece")):
-        part = rows[rows["metric"] == metric]
-        keys = zip(part["arm"], part["finding"], part["group"], part["level"], strict=True)
-        found |= {(*key, curve) for key in keys}
-    return found
-
-
-def _curve_pairs(run: RunFolder, by_place: dict, arm: str, finding: str) -> Markup:
-    cells = whole(run.cells)
-    cells = cells[(cells["arm"] == arm) & (cells["finding"] == finding) & (cells["metric"] == "auroc")]
-    few = {(row["group"], row["level"]): "°" for row in cells[cells["flag"] == "few"].to_dict("records")}
-    groups = [group for group in dict.fromkeys(cells["group"]) if group != "all"] or ["all"]
-    parts: list[str | Markup] = []
-    for group in groups:
-        levels = list(dict.fromkeys(cells.loc[cells["group"] == group, "level"])) if group != "all" else []
-        kept = [level for level in levels if (arm, finding, group, level, "roc") in by_place]
-        pictures, lines = [], []
-        for curve in ("roc", "calibration"):
-            lines = [plot.Line("all", by_place.get((arm, finding, "all", "all", curve), ()), faint=True)]
-            lines += [
-                plot.Line(
-                    f"{level}{few.get((group, level), '')}", by_place.get((arm, finding, group, level, curve), ())
-                )
-                for level in kept
-            ]
-            if not any(line.points for line in lines):
-                continue
-            if curve == "roc":
-                pictures.append(plot.square(lines, x_name="FPR", y_name="TPR"))
-            else:
-                most = max(max(point) for line in lines for point in line.points)
-                names = {"x_name": "mean probability", "y_name": "frequency"}
-                pictures.append(plot.square(lines, most=max(most, 0.01), dots=True, **names))
-        gone = [str(level) for level in levels if level not in kept]
-        caption = f"{finding} by {group}." + (f" Suppressed, not drawn: {', '.join(gone)}." if gone else "")
-        pair = Markup('<div class="pair">{}</div>').format(blocks(pictures)) + plot.line_keys(lines)
-        parts.append(figure(pair, caption))
-    return blocks(parts)
 
 
 def missed_section(run: RunFolder) -> Markup:

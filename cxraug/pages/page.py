@@ -145,9 +145,14 @@ def tag(text: str, kind: str = "") -> Markup:
     return Markup('<span class="tag {}">{}</span>').format(kind, text)
 
 
-def fold(summary: str, *parts: str | Markup, printed: bool = False) -> Markup:
-    """A part that opens on a click; on paper it is left out unless it is open or ``printed``."""
+def fold(summary: str, *parts: str | Markup, printed: bool = False, name: str = "", opened: bool = False) -> Markup:
+    """A part that opens on a click; on paper it is left out unless it is open or ``printed``.
+
+    Of the parts with one ``name`` a browser keeps one open: a choice without a script.
+    """
     kind = Markup(' class="printed"') if printed else Markup("")
+    kind += Markup(' name="{}"').format(name) if name else Markup("")
+    kind += Markup(" open") if opened else Markup("")
     return Markup("<details{}><summary>{}</summary>{}</details>\n").format(kind, summary, blocks(parts))
 
 

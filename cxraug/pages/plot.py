@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from markupsafe import Markup
@@ -18,6 +19,7 @@ from cxraug.pages.page import interval, number
 
 ROW = 26  # height of a row in CSS pixels
 HEAT_STEPS = (0.02, 0.05, 0.1, 0.2)  # where a heat map's colour deepens
+FINE = 1000  # steps along a side of a square plot
 CLIP = 3.0  # an interval this many times as wide as the 80th percentile is cut off, with an arrow
 
 
@@ -59,11 +61,12 @@ class Heat:
 
 @dataclass(frozen=True)
 class Line:
-    """A curve of points (x, y); ``faint`` is the one that the others are read against."""
+    """A curve of points (x, y); ``faint`` is the one that the others are read against. ``band``: (x, low, high)."""
 
     label: str
     points: tuple[tuple[float, float], ...]
     faint: bool = False
+    band: tuple[tuple[float, float, float], ...] = ()
 
 
 class Axis:
@@ -288,7 +291,7 @@ def square(lines: Sequence[Line], *, x_name: str, y_name: str, most: float = 1.0
 
     Parameters
     ----------
-    lines : coloured in their order as :func:`line_keys` names them. dots : mark the points themselves.
+    lines : coloured in their order as :func:`line_keys` names them, over their bands. dots : mark the points.
     """
     axis, size, left = Axis(0, most, steps=2 if most == 1 else 3), 230, 44
 
@@ -298,6 +301,7 @@ def square(lines: Sequence[Line], *, x_name: str, y_name: str, most: float = 1.0
     def y(value: float) -> float:
         return round(8 + size * (1 - axis.at(value) / 100), 1)
 
+    curves: list[Markup] = []
     marks = [
         Markup('<line class="s-grid" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(x(0), y(0), x(axis.high), y(axis.high))
     ]
@@ -308,14 +312,21 @@ def square(lines: Sequence[Line], *, x_name: str, y_name: str, most: float = 1.0
         text = axis.text(tick)
         marks.append(Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(at, size + 24, text))
         marks.append(Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(left - 6, up + 4, text))
-    for line, css in zip(lines, _line_classes(lines), strict=True):
-        points = " ".join(f"{x(a)},{y(b)}" for a, b in line.points)
-        marks.append(Markup('<polyline class="{}" points="{}"/>').format(css, points))
-        if dots:
-            marks += [
-                Markup('<circle class="{} dot" cx="{}" cy="{}" r="2.5"/>').format(css, x(a), y(b))
-                for a, b in line.points
-            ]
+    named = list(zip(lines, _line_classes(lines), strict=True))
+    for line, css in named:
+        if len(line.band) > 1:
+            ends = [(x, high) for x, _, high in line.band] + [(x, low) for x, low, _ in reversed(line.band)]
+            curves.append(Markup('<path class="{} band" d="{}"/>').format(css, _path(ends, axis)))
+    for line, css in named:
+        if line.points:
+            curves.append(Markup('<path class="{}" d="{}"/>').format(css, _path(line.points, axis)))
+        if dots and line.points:
+            curves.append(Markup('<path class="{} dot" d="{}"/>').format(css, _path(line.points, axis, dots=True)))
+    marks.append(
+        Markup('<svg x="{0}" y="8" width="{1}" height="{1}" viewBox="0 0 {2} {2}">{3}</svg>').format(
+            left, size, FINE, Markup("").join(curves)
+        )
+    )
     return Markup(
         '<svg width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img" aria-label="{2}">{3}'
         '<text x="{4}" y="{5}" text-anchor="middle">{6}</text>'
@@ -326,12 +337,22 @@ def square(lines: Sequence[Line], *, x_name: str, y_name: str, most: float = 1.0
     )  # fmt: skip
 
 
+def _path(points: Sequence[tuple[float, float]], axis: Axis, *, dots: bool = False) -> str:
+    """Path through ``points`` over a square of side :data:`FINE`, short because its steps are whole and relative."""
+    whole = [(round(FINE * axis.at(x) / 100), round(FINE * (1 - axis.at(y) / 100))) for x, y in points]
+    steps = [f"M{whole[0][0]} {whole[0][1]}"]
+    for (x0, y0), (x1, y1) in pairwise(whole):
+        if (x0, y0) != (x1, y1) or dots:
+            steps.append(f"{'h0m' if dots else 'l'}{x1 - x0}{'' if y1 < y0 else ' '}{y1 - y0}")
+    return "".join(steps) + ("h0" if dots else "")
+
+
 def line_keys(lines: Sequence[Line]) -> Markup:
     """The legend of :func:`square`."""
     keys = Markup("").join(
-        Markup(
-            '<li><svg width="24" height="8" aria-hidden="true"><polyline class="{}" points="1,4 23,4"/></svg>{}</li>'
-        ).format(css, line.label)
+        Markup('<li><svg width="24" height="8" aria-hidden="true"><path class="{}" d="M1 4h22"/></svg>{}</li>').format(
+            css, line.label
+        )
         for line, css in zip(lines, _line_classes(lines), strict=True)
     )
     return Markup('<ul class="legend">{}</ul>').format(keys)

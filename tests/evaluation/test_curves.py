@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from simulated import table
 
-from cxraug.evaluation.curves import CURVES, FALSE_POSITIVE_RATES, reliability, roc
+from cxraug.evaluation.bands import FALSE_POSITIVE_RATES, Reliability, Roc, Rows
+from cxraug.evaluation.curves import CURVES
 from cxraug.evaluation.evaluate import EvaluationSettings, evaluate
 from cxraug.evaluation.predictions import read_predictions
 
@@ -16,22 +17,22 @@ def area(x, y):
 
 def test_roc_of_four_scores_is_its_steps():
     """Scores 4+, 3-, 2+, 1-: TPR 1/2 until half of the negatives are called, then 1."""
-    found = roc(np.array([4.0, 3, 2, 1]), np.array([True, False, True, False]))
+    found = Roc(np.array([4.0, 3, 2, 1]), Rows(np.array([True, False, True, False]), np.arange(4))).y
     assert set(found[FALSE_POSITIVE_RATES < 0.5]) == {0.5}
     assert set(found[FALSE_POSITIVE_RATES >= 0.5]) == {1.0}
 
 
 def test_roc_of_equal_scores_is_the_diagonal():
-    found = roc(np.zeros(7), np.arange(7) < 3)
+    found = Roc(np.zeros(7), Rows(np.arange(7) < 3, np.arange(7))).y
     np.testing.assert_allclose(found, FALSE_POSITIVE_RATES)
 
 
 def test_bins_hold_means_and_frequencies():
     p = np.array([0.1, 0.9, 0.2, 0.8])
-    mean, frequency, patients = reliability(p, p > 0.85, np.array([1, 1, 2, 2]), least=1)
-    np.testing.assert_allclose(mean, [0.15, 0.85])
-    np.testing.assert_allclose(frequency, [0.0, 0.5])
-    assert patients.tolist() == [2, 2]
+    found = Reliability(p, Rows(p > 0.85, np.array([0, 0, 1, 1])), bins=2)
+    np.testing.assert_allclose(found.x, [0.15, 0.85])
+    np.testing.assert_allclose(found.y, [0.0, 0.5])
+    assert found.patients.tolist() == [2, 2]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,14 @@ def test_the_area_under_the_drawn_curve_is_the_auroc(found):
     for key, part in rocs.groupby(["finding", "group", "level"]):
         assert area(part["x"], part["y"]) == pytest.approx(values[key], abs=0.012)
     assert list(found.curves.columns) == list(CURVES)
+
+
+def test_a_curve_lies_in_its_band(found):
+    drawn = found.curves.dropna(subset=["low"])
+    assert len(drawn) > 0.5 * len(found.curves)
+    assert ((drawn["low"] <= drawn["y"]) & (drawn["y"] <= drawn["high"])).all()
+    assert drawn["low"].min() >= 0
+    assert drawn["high"].max() <= 1
 
 
 def test_without_auroc_there_is_no_curve():

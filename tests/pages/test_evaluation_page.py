@@ -181,7 +181,7 @@ def test_levels_are_named_as_people(group, level, text):
     assert people(group, level) == text
 
 
-def large_folder(folder, n_findings=15, n_levels=30):
+def large_folder(folder, n_findings=15, n_levels=30, arms=("model",)):
     """15 findings x 30 levels with every metric and curve, a quarter of the gaps shown."""
     rng = np.random.default_rng(0)
     cells, gaps, curves = [], [], []
@@ -194,14 +194,16 @@ def large_folder(folder, n_findings=15, n_levels=30):
             )
             for metric in ("auroc", "auprc", "tpr", "fpr", "fnr", "ppv", "npv", "f1", "brier", "ece"):
                 v = 0.5 + 0.4 * rng.random()
-                cells.append(("model", "all", "all", *where, metric, v, v - 0.1, v + 0.1, 900, 300, 800, "x", ""))
+                numbers = (metric, v, v - 0.1, v + 0.1, 900, 300, 800, "x", "")
+                cells += [(arm, "all", "all", *where, *numbers) for arm in arms]
                 for matched in ("", "population") if k else ():
                     g, p = rng.normal(0, 0.1), rng.random()
                     numbers = (g, g - 0.1, g + 0.1, p, 0.01 if p < 0.25 else p, f"{metric} x {where[1]}", 0.1)
-                    gaps.append(("model", "all", "all", *where, "rest", metric, matched, *numbers, ""))
+                    gaps.append((arms[0], "all", "all", *where, "rest", metric, matched, *numbers, ""))
             for curve, points in (("roc", 60), ("calibration", 10)):
                 xs, ys = np.linspace(0, 1, points).round(4), np.sort(rng.random(points)).round(4)
-                curves += [("model", *where, curve, x, y) for x, y in zip(xs, ys, strict=True)]
+                limits = [(x, y, max(y - 0.07, 0), min(y + 0.06, 1)) for x, y in zip(xs, ys, strict=True)]
+                curves += [(arm, *where, curve, *numbers) for arm in arms for numbers in limits]
     for name, rows, columns in (("cells", cells, CELLS), ("gaps", gaps, GAPS), ("curves", curves, CURVES)):
         pd.DataFrame(rows, columns=list(columns)).to_csv(folder / f"{name}.csv", index=False)
     pd.DataFrame([], columns=list(COMPARISON)).to_csv(folder / "comparison.csv", index=False)
@@ -212,6 +214,37 @@ def test_fifteen_findings_by_thirty_levels_stay_under_five_megabytes(tmp_path):
     path = write_evaluation_report(tmp_path)
     assert_offline(path.read_text(encoding="utf-8"))
     assert path.stat().st_size < 5e6
+
+
+def test_every_arm_has_its_curves_under_a_choice_without_a_script(tmp_path):
+    frames = [predictions(k).assign(arm=arm, image=lambda f: f["image"], seed="0") for k, arm in enumerate("abc")]
+    for frame in frames[1:]:
+        for column in ("y_Edema", "y_Mass", "sex", "site"):
+            frame[column] = frames[0][column]
+    settings = EvaluationSettings(groups=("sex",), metrics=("auroc", "ece"), bootstrap=0)
+    write_evaluation(evaluate(read_predictions(frames), settings), tmp_path)
+    text = write_evaluation_report(tmp_path).read_text()
+    page = assert_offline(text)
+    for arm in "abc":
+        assert text.count(f"<summary>{arm}</summary>") == 2  # one per finding
+    assert text.count('<details name="arm-0"') == 3
+    assert page.text.count("by arm, whole test set") == 2
+    assert text.count(' band" d="') == 2 * 2 * (3 + 3 * 2)  # findings x curves x (arms + arms x sexes)
+
+
+def test_curves_of_an_older_folder_have_no_band(folder, tmp_path):
+    for name in ("cells.csv", "gaps.csv", "comparison.csv", "evaluation.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    pd.read_csv(folder / "curves.csv").drop(columns=["low", "high"]).to_csv(tmp_path / "curves.csv", index=False)
+    assert ' band" d="' in (folder / "report.html").read_text()
+    assert ' band" d="' not in write_evaluation_report(tmp_path).read_text()
+
+
+def test_arms_that_would_make_the_page_too_large_are_named(tmp_path):
+    large_folder(tmp_path, arms=("a", "b", "c"))
+    path = write_evaluation_report(tmp_path)
+    assert path.stat().st_size < 5e6
+    assert "to keep the page small: c (in curves.csv)" in assert_offline(path.read_text()).text
 
 
 def test_each_difference_is_counted_once(folder):
