@@ -31,7 +31,8 @@ def conclude(run: Run) -> dict[str, Any]:
     recipe = run.recipe
     tables = [pd.read_parquet(arm_folder(job) / "predictions.parquet") for job in chosen_jobs(run)]
     settings = recipe.evaluate.settings(comparisons=comparisons(run), seed=derive_seed(recipe.seed, "evaluate"))
-    result = evaluate(read_predictions([pd.concat(tables, ignore_index=True)]), settings)
+    predictions = read_predictions([pd.concat(tables, ignore_index=True)])
+    result = evaluate(predictions, settings, recalibration=recipe.evaluate.recalibration)
     write_evaluation(result, run.folder / "evaluation")
     outside, notes = outside_data(run)
     if recipe.data.limit and not recipe.data.limit_val:

@@ -13,6 +13,7 @@ from cxraug.balance.settings import PlanSettings
 from cxraug.classifiers.settings import TrainSettings
 from cxraug.cores.settings import DiffusionSettings
 from cxraug.errors import InputError, first_problem
+from cxraug.evaluation.calibration import Asked
 from cxraug.evaluation.endpoint import Endpoint
 from cxraug.evaluation.evaluate import EvaluationSettings
 from cxraug.gate.settings import GateSettings
@@ -175,6 +176,7 @@ class EvaluateSettings(Strict):
     min_cell: int = Field(10, ge=2)
     metrics: list[str] | None = None
     non_inferiority: float | None = Field(None, gt=0)
+    recalibration: Asked = "platt"  # on validation, before Brier score, ECE and calibration slope
     source_probe: bool = True
     probes: list[str] = []  # attributes that linear probes look for in the arms' features
 
@@ -192,7 +194,7 @@ class EvaluateSettings(Strict):
 
     def settings(self, **more: Any) -> EvaluationSettings:
         """These settings as the evaluation takes them."""
-        own = self.model_dump(exclude={"source_probe", "probes", "metrics"}) | (
+        own = self.model_dump(exclude={"recalibration", "source_probe", "probes", "metrics"}) | (
             {"metrics": self.metrics} if self.metrics else {}
         )
         try:

@@ -60,6 +60,8 @@ evaluate:
     control: duplicated        # same number of images in the same cells, nothing new
     finding: {finding}
     metric: auroc
+  # probes: {groups}           # can these be read off what a classifier gives to its last layer?
+  # recalibration: platt       # or temperature, isotonic, none: on validation, before Brier score and ECE
 """
 
 

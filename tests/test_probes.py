@@ -14,11 +14,12 @@ from cxraug.cli.main import run
 from cxraug.pages.probes import probes_section
 from cxraug.pages.runfolder import read_run
 from cxraug.run import run_recipe
+from cxraug.storage import read_json
 
 RECIPE = tiny_recipe(
     "probed",
     {"phantom": {"n": 130, "seed": 3, "size": 32, "prevalence": {"Effusion": 0.4}, "splits": [0.5, 0.2, 0.3]}},
-    seeds=2, min_cell=4, probes=["sex", "age"],
+    seeds=2, min_cell=4, probes=["sex", "age"], recalibration="none",
 )  # fmt: skip
 COLUMNS = "arm,seed,draw,attribute,level,value,ci_low,ci_high,n,n_pos,n_patients,flag"
 
@@ -49,6 +50,10 @@ def test_every_arm_and_seed_is_probed_for_every_level(folder: Path) -> None:
     means = shown[shown["seed"] != "all"].groupby(["arm", "attribute", "level"])["value"].mean()
     whole = shown[shown["seed"] == "all"].set_index(["arm", "attribute", "level"])["value"]
     assert np.allclose(whole[means.index], means)
+
+
+def test_recalibration_is_what_the_recipe_asks_for(folder: Path) -> None:
+    assert read_json(folder / "out" / "evaluation" / "evaluation.json")["recalibration"] == {"Effusion": "none"}
 
 
 def test_levels_of_few_patients_are_suppressed(folder: Path) -> None:

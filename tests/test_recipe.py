@@ -87,6 +87,7 @@ def test_every_run_recipe_of_the_project_is_valid(path: Path) -> None:
         ({"evaluate": primary() | {"threshold_rule": "youdn"}}, ["evaluate", "threshold_rule", "youdn"]),
         ({"evaluate": primary() | {"metrics": ["auc"]}}, ["evaluate", "metrics", "auc"]),
         ({"evaluate": primary() | {"age_bins": [40, 20]}}, ["evaluate", "age_bins"]),
+        ({"evaluate": primary() | {"recalibration": "plat"}}, ["evaluate.recalibration", "'isotonic'", "found 'plat'"]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_key_in_one_line(tmp_path: Path, change: dict, parts: list[str]) -> None:

@@ -171,6 +171,7 @@ def test_a_new_recipe_is_valid_and_never_overwrites(study: Path, capsys: pytest.
     frame.to_csv(study / "mine.csv", index=False)
     out = study / "new.yaml"
     assert run(["recipe", "new", str(study / "mine.csv"), "--out", str(out)]) == 0
+    assert "# probes: [" in out.read_text()
     recipe = read_recipe(out)
     assert recipe.evaluate.primary.finding == "Mass"  # the rarer one
     assert recipe.data.manifest == str((study / "mine.csv").resolve())
