@@ -22,21 +22,30 @@ from cxraug.studies.manifest import Manifest
 
 COLUMNS = ("arm", "seed", "draw", "attribute", "level", "value", "ci_low", "ci_high", "n", "n_pos", "n_patients",
            "flag")  # fmt: skip
+DIFFERENCES = ("baseline", "arm", "attribute", "level", "difference", "ci_low", "ci_high", "p_value", "p_adjusted",
+               "n_seeds", "n_draws", "n_patients", "mde", "flag")  # fmt: skip
 MOST_LEVELS = 20
 PREDICTIONS = "predictions.parquet"
+UNTRAINED = "untrained"  # the arm that stands for the networks before their training
 
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """Which arm to probe, and for what; the features are computed once for all ``attributes``."""
+    """Which arm to probe, and for what; the features are computed once for all ``attributes``.
+
+    ``trained``: False probes the network before the training, which is the same for every arm of its draw and seed.
+    """
 
     arm: ArmJob
     attributes: tuple[str, ...]
+    trained: bool = True
 
     @property
     def folder(self) -> Path:
         """Where the probes' test scores lie."""
-        return arm_folder(self.arm) / "probes" / digest(list(self.attributes))[:8]
+        arm = self.arm
+        own = Path(arm.run) / f"draw-{arm.draw:02d}" / UNTRAINED / f"seed-{arm.seed}"
+        return (arm_folder(arm) if self.trained else own) / "probes" / digest(list(self.attributes))[:8]
 
 
 def refuse_probes(recipe: Recipe, manifest: Manifest, attributes: Sequence[str]) -> None:
@@ -83,7 +92,10 @@ def attribute_levels(frame: pd.DataFrame, attribute: str, age_bins: Sequence[flo
 
 
 def probe_arms(run: Run, attributes: Sequence[str]) -> Path:
-    """Probe every arm, draw and seed that is evaluated, and write ``evaluation/probes.csv``; return its path.
+    """Probe every arm, draw and seed that is evaluated, and the networks before training; return ``probes.csv``.
+
+    Writes ``evaluation/probes.csv`` (AUROC) and ``probe_differences.csv``: every arm against the networks before
+    training (:data:`UNTRAINED`) and against its controls, paired over patients, seeds and draws.
 
     Each level of an attribute is told from all others (of two levels one is enough: the other has the same AUROC).
     Probes are fitted on the real training rows of the draw, which all its arms had: what differs between arms is the
@@ -92,16 +104,27 @@ def probe_arms(run: Run, attributes: Sequence[str]) -> Path:
     """
     from cxraug.classifiers.pool import train_many
 
-    jobs = [ProbeJob(job, tuple(attributes)) for job in chosen_jobs(run)]
+    arms = chosen_jobs(run)
+    jobs = [ProbeJob(job, tuple(attributes)) for job in arms]
+    jobs += [ProbeJob(job, tuple(attributes), trained=False) for job in arms if job.kind == arms[0].kind]
     missing = [job for job in jobs if not (job.folder / MARKER).is_file()]
     workers = run.recipe.workers or os.cpu_count() or 1
     train_many([partial(probe_job, job) for job in missing], workers, what="probes", done=len(jobs) - len(missing))
-    path = run.folder / "evaluation" / "probes.csv"
-    table = probe_table(run, jobs)
+    folder = run.folder / "evaluation"
+    values, differences = probe_tables(run, jobs)
+    _write_beside(folder / "probe_differences.csv", differences, attributes)
+    return _write_beside(folder / "probes.csv", values, attributes)
+
+
+def _write_beside(path: Path, table: pd.DataFrame, attributes: Sequence[str]) -> Path:
+    """Write ``table`` after the rows of other attributes that ``path`` holds."""
     if path.is_file():
-        text = dict.fromkeys(("arm", "seed", "draw", "attribute", "level", "flag"), str)
-        old = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"value": "", "ci_low": "", "ci_high": ""})
-        table = pd.concat([old[~old["attribute"].isin(list(attributes))], table], ignore_index=True)
+        texts = ("baseline", "arm", "seed", "draw", "attribute", "level", "flag")
+        old = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values={
+            name: "" for name in table.columns if name not in texts
+        })  # fmt: skip
+        old = old[~old["attribute"].isin(list(attributes))]
+        table = pd.concat([old, table], ignore_index=True) if len(old) else table
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False)
     return path
@@ -120,7 +143,9 @@ def _probe(run: Run, job: ProbeJob) -> dict[str, Any]:
     keep = run.keep(arm.draw).keep
     rows = {"train": run.rows("train") & keep, "val": run.rows("val") & keep, "test": run.rows("test")}
     features = {
-        split: arm_features(arm_folder(arm), np.asarray(run.cache.pixels[mask]), device=run.recipe.train.device)
+        split: arm_features(
+            arm_folder(arm), np.asarray(run.cache.pixels[mask]), trained=job.trained, device=run.recipe.train.device
+        )
         for split, mask in rows.items()
     }
     names, truths, scores, strengths, unfitted = [], [], [], {}, []
@@ -139,7 +164,7 @@ def _probe(run: Run, job: ProbeJob) -> dict[str, Any]:
             scores.append(found)
     write_predictions(
         job.folder / PREDICTIONS, frame[rows["test"]], np.stack(truths, axis=1), np.stack(scores, axis=1), names,
-        arm=arm.kind, seed=arm.seed, draw=arm.draw,
+        arm=arm.kind if job.trained else UNTRAINED, seed=arm.seed, draw=arm.draw,
     )  # fmt: skip
     return {"attributes": list(job.attributes), "inverse_regularisation": strengths, "unfitted": unfitted}
 
@@ -159,30 +184,43 @@ def _enough(run: Run, y: np.ndarray, rows: np.ndarray) -> bool:
     return all(patients[rows & (y == side)].nunique() >= least for side in (0, 1))
 
 
-def probe_table(run: Run, jobs: Sequence[ProbeJob]) -> pd.DataFrame:
-    """AUROC of every probe with its patient-clustered interval, over all runs of an arm and for each alone.
+def probe_tables(run: Run, jobs: Sequence[ProbeJob]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """AUROC of every probe with its patient-clustered interval, over all runs of an arm and for each alone, and the
+    paired differences of the arms over all runs (:data:`COLUMNS` and :data:`DIFFERENCES`).
 
     A level that some draw could not fit is suppressed.
     """
+    from cxraug.conclusion import comparisons
     from cxraug.evaluation.evaluate import EvaluationSettings, evaluate
     from cxraug.evaluation.predictions import read_predictions
 
     tables = [pd.read_parquet(job.folder / PREDICTIONS) for job in jobs]
+    pairs = [(UNTRAINED, arm) for arm in run.recipe.arms.use] + comparisons(run)
     settings = EvaluationSettings(
-        groups=(), metrics=("auroc",), min_cell=run.recipe.evaluate.min_cell, matched=(), bootstrap=0
-    )
-    cells = evaluate(read_predictions([pd.concat(tables, ignore_index=True)]), settings).cells
+        groups=(), metrics=("auroc",), min_cell=run.recipe.evaluate.min_cell, matched=(), bootstrap=0,
+        comparisons=pairs,
+    )  # fmt: skip
+    found = evaluate(read_predictions([pd.concat(tables, ignore_index=True)]), settings)
     unfitted = {name for job in jobs for name in once(job.folder, dict)["unfitted"]}
     where = {
         f"{attribute}={level}": (attribute, level)
         for attribute in jobs[0].attributes
         for level in _one_vs_rest(run, attribute)
     }
-    cells = cells[cells["finding"].isin(list(where)) & (cells["metric"] == "auroc")].reset_index(drop=True)
-    hidden = cells["finding"].isin(list(unfitted))
-    cells.loc[hidden, ["value", "ci_low", "ci_high"]] = np.nan
-    cells.loc[hidden, "flag"] = "suppressed"
-    pairs = [where[name] for name in cells["finding"]]
-    cells["attribute"] = [attribute for attribute, _ in pairs]
-    cells["level"] = [level for _, level in pairs]
-    return cells[list(COLUMNS)]
+    values = _by_level(found.cells, where, unfitted, ["value", "ci_low", "ci_high"])
+    numbers = ["difference", "ci_low", "ci_high", "p_value", "p_adjusted", "mde"]
+    differences = _by_level(found.comparison, where, unfitted, numbers)
+    return values[list(COLUMNS)], differences[list(DIFFERENCES)]
+
+
+def _by_level(
+    table: pd.DataFrame, where: dict[str, tuple[str, str]], unfitted: set[str], numbers: list[str]
+) -> pd.DataFrame:
+    """The rows about a probe with its ``attribute`` and ``level``; the ``numbers`` of what was not fitted are blank."""
+    table = table[table["finding"].isin(list(where)) & (table["metric"] == "auroc")].reset_index(drop=True)
+    hidden = table["finding"].isin(list(unfitted))
+    table.loc[hidden, numbers] = np.nan
+    table.loc[hidden, "flag"] = "suppressed"
+    pairs = [where[name] for name in table["finding"]]
+    names = {name: [pair[k] for pair in pairs] for k, name in enumerate(("attribute", "level"))}
+    return table.drop(columns="level").assign(**names)

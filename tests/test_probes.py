@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import yaml
 from tiny_recipe import tiny_recipe
 
+from cxraug.classifiers.probe import arm_features
 from cxraug.cli.main import run
+from cxraug.pages.markdown import plain_text
 from cxraug.pages.probes import probes_section
 from cxraug.pages.runfolder import read_run
 from cxraug.run import run_recipe
@@ -38,7 +41,7 @@ def test_every_arm_and_seed_is_probed_for_every_level(folder: Path) -> None:
     table = pd.read_csv(path, dtype={"seed": str, "draw": str}, keep_default_na=False, na_values={"value": ""})
     manifest = pd.read_parquet(folder / "out" / "cohort" / "manifest.parquet")
     test = manifest[manifest["split"] == "test"]
-    assert set(table["arm"]) == {"duplicated", "mixed"}
+    assert set(table["arm"]) == {"duplicated", "mixed", "untrained"}
     assert set(zip(table["seed"], table["draw"], strict=True)) == {("all", "all"), ("0", "0"), ("1", "0")}
     assert set(table["attribute"]) == {"sex", "age"}
     assert set(table.loc[table["attribute"] == "sex", "level"]) == {"F"}  # that of M is the same number
@@ -50,6 +53,51 @@ def test_every_arm_and_seed_is_probed_for_every_level(folder: Path) -> None:
     means = shown[shown["seed"] != "all"].groupby(["arm", "attribute", "level"])["value"].mean()
     whole = shown[shown["seed"] == "all"].set_index(["arm", "attribute", "level"])["value"]
     assert np.allclose(whole[means.index], means)
+
+
+def test_differences_are_paired_and_those_of_the_tables(folder: Path) -> None:
+    """Two arms that begin with one network have one difference each to it, between them, and its sign."""
+    values = read_run(folder / "out").probes
+    values = values[(values["seed"] == "all") & (values["level"] == "F")].set_index("arm")["value"]
+    rows = read_run(folder / "out").probe_differences
+    rows = rows[rows["level"] == "F"]
+    pairs = [("untrained", "duplicated"), ("untrained", "mixed"), ("duplicated", "mixed")]
+    assert sorted(zip(rows["baseline"], rows["arm"], strict=True)) == sorted(pairs)
+    for row in rows.to_dict("records"):
+        assert row["difference"] == pytest.approx(values[row["arm"]] - values[row["baseline"]], abs=1e-4)
+        assert row["ci_low"] < row["difference"] < row["ci_high"]
+    every = read_run(folder / "out").probes
+    alone = every[(every["level"] == "F") & (every["seed"] == "all")].set_index("arm")
+    wide = alone.loc["mixed", "ci_high"] - alone.loc["mixed", "ci_low"]
+    own = rows[(rows["baseline"] == "duplicated") & (rows["arm"] == "mixed")].iloc[0]
+    assert own["ci_high"] - own["ci_low"] < 1.5 * wide  # unpaired it would be the wider the closer the arms are
+
+
+def test_before_training_all_arms_of_a_seed_are_one_network_and_training_changes_it(folder: Path) -> None:
+    folders = [folder / "out" / "draw-00" / "arms" / name / "seed-0" for name in ("duplicated", "mixed")]
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32), dtype=np.uint8)
+    before = [arm_features(part, pixels, trained=False) for part in folders]
+    assert np.array_equal(*before)
+    assert not np.allclose(before[0], arm_features(folders[0], pixels))
+    other = arm_features(folder / "out" / "draw-00" / "arms" / "mixed" / "seed-1", pixels, trained=False)
+    assert not np.allclose(before[0], other)
+
+
+def test_an_evaluation_folder_shows_its_probes_too(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "out" / "evaluation", tmp_path / "e")
+    assert run(["report", str(tmp_path / "e"), "--format", "html,md"]) == 0
+    found = read_run(folder / "out").probes
+    one = found[(found["attribute"] == "sex") & (found["seed"] == "all")].set_index("arm")
+    mixed, before = (f"{r['value']:.3f} [{r['ci_low']:.3f}, {r['ci_high']:.3f}]"
+                     for r in (one.loc["mixed"], one.loc["untrained"]))  # fmt: skip
+    said = f"mixed encodes sex with AUROC {mixed}; the same network before training: {before}"
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert said in page
+    assert 'id="probes"' in page
+    assert plain_text(said) in (tmp_path / "e" / "report.md").read_text()
+    (tmp_path / "e" / "probe_differences.csv").unlink()  # a folder that is older
+    assert run(["report", str(tmp_path / "e")]) == 0
+    assert "difference in AUROC of the probe" not in (tmp_path / "e" / "report.html").read_text()
 
 
 def test_recalibration_is_what_the_recipe_asks_for(folder: Path) -> None:

@@ -13,25 +13,34 @@ import torch
 
 from cxraug.classifiers.models import XRV, build_model
 from cxraug.classifiers.prediction import open_classifier
-from cxraug.classifiers.training import to_unit
+from cxraug.classifiers.settings import TrainSettings
+from cxraug.classifiers.training import initial_model, to_unit
 from cxraug.errors import InputError
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse regularisation, strongest first
 
 
-def arm_features(folder: Path, pixels: np.ndarray, *, batch: int = 256, device: str = "auto") -> np.ndarray:
-    """What a trained classifier's last layer is given, float32 (n, D).
+def arm_features(
+    folder: Path, pixels: np.ndarray, *, trained: bool = True, batch: int = 256, device: str = "auto"
+) -> np.ndarray:
+    """What a classifier's last layer is given, float32 (n, D).
 
     Parameters
     ----------
     folder : of a trained classifier. pixels : uint8 (n, S, S), encoded as its training images were, n >= 1.
+    trained : False takes the network as it was before its training: random, or the weights that it began with.
     batch : images at once. device : ``auto`` is CUDA where there is one.
 
     Raises
     ------
     InputError : no classifier in ``folder``, or images of another size than it was trained on.
     """
-    _, model, where = open_classifier(folder, pixels, device=device)
+    card, model, where = open_classifier(folder, pixels, device=device)
+    if not trained:
+        settings = TrainSettings.model_validate(card.settings)
+        weights = Path(settings.weights) if settings.weights else None
+        with torch.random.fork_rng(devices=[]):
+            model = initial_model(settings, card.findings, card.size, card.seed, weights).to(where).eval()
     parts = []
     with torch.inference_mode():
         for start in range(0, len(pixels), batch):

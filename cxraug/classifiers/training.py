@@ -23,7 +23,7 @@ from torch import nn
 from cxraug.classifiers.arms import ArmData, Images
 from cxraug.classifiers.augmentation import augment
 from cxraug.classifiers.card import CARD, WEIGHTS, ClassifierCard, seen_parts, weights_file
-from cxraug.classifiers.models import UNREADABLE, build_model
+from cxraug.classifiers.models import UNREADABLE, Classifier, build_model
 from cxraug.classifiers.objective import masked_loss, validation_aurocs
 from cxraug.classifiers.schedule import batch_positions, learning_rate
 from cxraug.classifiers.settings import TrainSettings
@@ -93,6 +93,14 @@ def train_arm(
     return folder
 
 
+def initial_model(
+    settings: TrainSettings, findings: Sequence[str], size: int, seed: int, weights: Path | None
+) -> Classifier:
+    """The network that a training of ``seed`` on images of side ``size`` begins with; sets torch's random state."""
+    torch.manual_seed(derive_seed(seed, "init"))
+    return build_model(settings.model, len(findings), weights=weights, size=size, findings=findings)
+
+
 def to_unit(pixels: np.ndarray, device: torch.device) -> torch.Tensor:
     """uint8 (n, S, S) to float (n, 1, S, S) in [0, 1] on ``device``."""
     return torch.from_numpy(np.array(pixels)).to(device).unsqueeze(1).float().div_(255)
@@ -124,9 +132,7 @@ class _Training:
 
         self.data, self.val, self.settings, self.seed, self.select = data, val, settings, seed, select
         self.findings = list(findings)
-        torch.manual_seed(derive_seed(seed, "init"))
-        size = data.main.pixels.shape[1]
-        model = build_model(settings.model, len(findings), weights=weights, size=size, findings=findings)
+        model = initial_model(settings, findings, data.main.pixels.shape[1], seed, weights)
         self.accelerator = _accelerator(settings)
         self.device = self.accelerator.device
         on_cuda = self.device.type == "cuda"

@@ -22,6 +22,7 @@ from cxraug.pages.gaps import (
     unknown,
 )
 from cxraug.pages.page import blocks, bullets, figure, fold, heading, note, number, render_page, section, table
+from cxraug.pages.probes import probes_section
 from cxraug.pages.report import NAV, REPORT, method_section, settings_section
 from cxraug.pages.results import (
     absent,
@@ -107,6 +108,7 @@ def evaluation_html(run: RunFolder, answers: Answers) -> str:
             findings_section(run),
             tables_section(run),
             mitigation_section(run),
+            probes_section(run),
             settings_section(run),
             method_section(run),
         ]

@@ -12,6 +12,7 @@ from cxraug.evaluation.metrics import ANY_FINDING, MACRO
 from cxraug.pages.gaps import alpha_of, missed, sentence, suppressed_places, unknown
 from cxraug.pages.markdown import bullets, plain_text, table
 from cxraug.pages.page import interval, number
+from cxraug.pages.probes import ENCODING, probe_sentences
 from cxraug.pages.runfolder import RunFolder, whole
 from cxraug.pages.verdict import label
 
@@ -52,6 +53,8 @@ def fairness_card(run: RunFolder, answers: Answers) -> str:
     ]  # fmt: skip
     if hidden:
         parts += ["AUROC is suppressed (too few cases), so nothing is known, for:", bullets(hidden)]
+    if encoded := probe_sentences(run):
+        parts += ["## What the features encode", ENCODING, bullets(encoded)]
     parts += ["## Limits", bullets(LIMITS)]
     if notes := [str(text) for text in run.evaluation.get("notes") or []]:
         parts += ["Notes of this evaluation:", bullets(notes)]

@@ -67,6 +67,7 @@ class RunFolder:
     gaps: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparison: pd.DataFrame = field(default_factory=pd.DataFrame)
     probes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    probe_differences: pd.DataFrame = field(default_factory=pd.DataFrame)
     evaluation: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)  # per stage, all sittings
 
@@ -107,6 +108,7 @@ def read_run(path: str | Path) -> RunFolder:
         gaps=_csv(path / "evaluation" / "gaps.csv"),
         comparison=_csv(path / "evaluation" / "comparison.csv"),
         probes=_csv(path / "evaluation" / "probes.csv"),
+        probe_differences=_csv(path / "evaluation" / "probe_differences.csv"),
         evaluation=_json(path / "evaluation" / "evaluation.json"),
         seconds=_seconds(path / "times.jsonl"),
     )
@@ -126,6 +128,8 @@ def read_evaluation(folder: str | Path) -> RunFolder:
         gaps=_csv(folder / "gaps.csv"),
         comparison=_csv(folder / "comparison.csv"),
         curves=_csv(folder / "curves.csv"),
+        probes=_csv(folder / "probes.csv"),
+        probe_differences=_csv(folder / "probe_differences.csv"),
         evaluation=_json(folder / "evaluation.json"),
     )
 
