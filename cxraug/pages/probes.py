@@ -26,6 +26,7 @@ MEANS_NOT = (
 )
 
 
+CHANCE = 0.5
 UNTRAINED = "untrained"  # the arm of :mod:`cxraug.probes` that stands for the networks before their training
 ENCODING = (
     "AUROC of a linear readout of what the classifier gives to its last layer. Encoding is not use: it does not say "
@@ -43,7 +44,9 @@ def probe_sentences(run: RunFolder) -> list[str]:
     for (arm, attribute), part in rows[rows["arm"] != UNTRAINED].groupby(["arm", "attribute"], sort=False):
         before = rows[(rows["arm"] == UNTRAINED) & (rows["attribute"] == attribute)]
         before = before[before["level"].isin(part["level"])]
-        text = f"{arm} encodes {attribute} with AUROC {_values(part)}"
+        told = int((part["ci_low"] > CHANCE).sum())
+        text = f"{arm} {'encodes' if told else 'is not shown to encode'} {attribute}: AUROC {_values(part)}"
+        text += f", {told} with an interval above chance" if len(part) > 1 else ""
         text += f"; the same network before training: {_values(before)}" if len(before) else ""
         if len(part) == 1 and len(run.probe_differences):
             every = run.probe_differences
@@ -82,7 +85,7 @@ def probes_section(run: RunFolder) -> Markup:
         }
     )
     picture = figure(
-        plot.forest(marks, what="AUROC of the probe", reference=0.5, unit_range=(0, 1)),
+        plot.forest(marks, what="AUROC of the probe", reference=CHANCE, unit_range=(0, 1)),
         "Each level against all others (of two levels one is shown; the other has the same AUROC). Mean over seeds and "
         "draws with patient-clustered 95 % intervals, each by itself and not corrected; the line is chance.",
     )
