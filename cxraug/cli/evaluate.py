@@ -283,11 +283,13 @@ def _gaps_table(evaluation: Evaluation, most: int = 20) -> Table:
     """The gaps with the smallest adjusted p over all runs, at least those that are shown (p at most alpha)."""
     from rich.text import Text
 
-    gaps = evaluation.gaps
-    gaps = gaps[(gaps["seed"] == "all") & (gaps["draw"] == "all") & (gaps["flag"] != "suppressed")]
-    gaps = gaps.sort_values("p_adjusted", kind="stable")
-    clear = int((gaps["p_adjusted"] <= evaluation.info["settings"]["alpha"]).sum())
-    title = f"Gaps: {clear} of {len(gaps)} are shown (adjusted p, simultaneous intervals per metric and grouping)"
+    from cxraug.pages.gaps import distinct_gaps
+
+    gaps = distinct_gaps(evaluation.gaps)
+    gaps = gaps[gaps["flag"] != "suppressed"].sort_values("p_adjusted", kind="stable")
+    small = gaps["p_adjusted"] <= evaluation.info["settings"]["alpha"]
+    firm, clear = int((small & (gaps["flag"] != "few")).sum()), int(small.sum())
+    title = f"Gaps: {firm} of {len(gaps)} are shown (adjusted p, simultaneous intervals per metric and grouping)"
     columns = {"arm": "left", "finding": "left", "who": "left", "metric": "left", "gap": "right", "p adj.": "right",
                "detectable": "right"}  # fmt: skip
     table = _table(title, columns)

@@ -31,8 +31,8 @@ NEAR = 0.05  # the AUROC gap that is used to say how many patients would be need
 class Answers:
     """What the first screen says: a heading, one sentence, a list per question, and the gaps behind them.
 
-    ``tone`` is ``bad`` where a gap to somebody's disadvantage is shown, ``warn`` where no gap was judged and
-    ``quiet`` otherwise: an audit never proves that there is no gap.
+    ``tone`` is ``bad`` where a gap to somebody's disadvantage is shown, ``warn`` where there are hints of one or no gap
+    was judged, and ``quiet`` otherwise: an audit never proves that there is no gap.
     """
 
     heading: str
@@ -57,7 +57,7 @@ class Answers:
     def as_json(self) -> dict[str, Any]:
         """The same for machines."""
         rows = [
-            {**dict(gap.row), "worse": gap.worse, "sentence": sentence(gap)}
+            {**dict(gap.row), "worse": gap.worse, "hint": gap.hint, "sentence": sentence(gap)}
             for gap in self.gaps
         ]  # fmt: skip
         texts = {"how_good": self.how_good, "for_whom_worse": self.for_whom_worse,
@@ -68,19 +68,25 @@ class Answers:
 def answers_of(run: RunFolder) -> Answers:
     """Answer the four questions from the tables of an evaluation."""
     gaps = shown_gaps(run)
-    worse = [gap for gap in gaps if gap.worse]
-    rows = distinct_gaps(run)
+    worse = [gap for gap in gaps if gap.worse and not gap.hint]
+    hints = [gap for gap in gaps if gap.worse and gap.hint]
+    rows = distinct_gaps(run.gaps)
     judged = int((rows["flag"] != "suppressed").sum()) if len(rows) else 0
     if worse:
         heading = f"{len(worse)} gap{'s' if len(worse) > 1 else ''} to a group's disadvantage"
         told, tone = f"Worse for some, most clearly {short(worse[0])}.", "bad"
+    elif hints:
+        heading, tone = f"{len(hints)} hint{'s' if len(hints) > 1 else ''} of a gap, from few cases", "warn"
+        told = f"Most clearly {short(hints[0])}: too few cases to say that it is there."
     elif judged:
         heading, tone = "No gap to a group's disadvantage is shown", "quiet"
         told = " ".join(["That no gap is shown does not mean that there is none.", *_missable(run)[:1]])
     else:
         heading, tone = "No gap was judged", "warn"
         told = "No group was compared, or every group is too small." if len(rows) else "No group was asked for."
-    return Answers(heading, told, tone, _how_good(run), _for_whom(worse), _how_sure(run, gaps), _do(run, gaps), gaps)
+    return Answers(
+        heading, told, tone, _how_good(run), _for_whom(worse, hints), _how_sure(run, gaps), _do(run, gaps), gaps
+    )
 
 
 def _how_good(run: RunFolder) -> list[str]:
@@ -96,41 +102,59 @@ def _how_good(run: RunFolder) -> list[str]:
         macro = part[part["finding"] == MACRO].to_dict("records")
         single = part[~part["finding"].isin([MACRO, ANY_FINDING, NO_FINDING])].sort_values("value").to_dict("records")
         for row in macro:
-            lines.append(f"{name}mean AUROC {_value(row)} over {len(single)} findings.")
+            lines.append(f"{name}mean AUROC {_value(row)} over {len(single)} findings{_single_runs(run, row, '.3f')}.")
         if single:
             last, first = single[0], single[-1]
             ends = [f"best {first['finding']} {_value(first)}", f"worst {last['finding']} {_value(last)}"]
             lines.append(f"{name}{'; '.join(ends if len(single) > 1 else ends[:1])}.")
         for row in rows[(rows["arm"] == arm) & (rows["metric"] == "underdiagnosis")].to_dict("records"):
-            lines.append(f"{name}of the sick, {number(row['value'], '.1%')} are called healthy (underdiagnosis).")
+            share = interval(100 * row["value"], 100 * row["ci_low"], 100 * row["ci_high"], ".1f")
+            called = f"of the sick, {share} % are called healthy (underdiagnosis)"
+            lines.append(f"{name}{called}{_single_runs(run, row, '.1%')}.")
     return [line[:1].upper() + line[1:] if len(arms) == 1 else line for line in lines] or ["No AUROC was measured."]
+
+
+def _single_runs(run: RunFolder, row: Row, spec: str) -> str:
+    """Between which values the single runs of an arm lie."""
+    same = (run.cells["seed"] != "all") | (run.cells["draw"] != "all")
+    for key in ("arm", "finding", "group", "level", "metric"):
+        same &= run.cells[key] == row[key]
+    values = run.cells.loc[same, "value"]
+    if len(values) < 2:
+        return ""
+    return f"; {len(values)} runs from {number(values.min(), spec)} to {number(values.max(), spec)}"
 
 
 def _value(row: dict) -> str:
     return interval(row["value"], row["ci_low"], row["ci_high"]) + (", few cases" if row["flag"] == "few" else "")
 
 
-def _for_whom(worse: list[ShownGap]) -> list[str]:
-    lines = [short(gap) + (" (few cases)" if gap.row["flag"] == "few" else "") for gap in worse[:MOST]]
+def _for_whom(worse: list[ShownGap], hints: list[ShownGap]) -> list[str]:
+    lines = [short(gap) for gap in worse[:MOST]] or ["For nobody that could be shown."]
     if len(worse) > MOST:
         lines.append(f"And {len(worse) - MOST} more, each with its sentence below.")
-    return lines or ["For nobody that could be shown."]
+    if hints:
+        more = f" and {len(hints) - 1} more" if len(hints) > 1 else ""
+        lines.append(f"Hints, from few cases: {short(hints[0])}{more}.")
+    return lines
 
 
 def _how_sure(run: RunFolder, gaps: list[ShownGap]) -> list[str]:
-    rows = distinct_gaps(run)
+    rows = distinct_gaps(run.gaps)
     if rows.empty:
         return ["Nothing was compared."]
     alpha = alpha_of(run)
-    shown = rows[rows["flag"] != "suppressed"]
-    families = len(shown[["arm", "family"]].drop_duplicates())
-    showing = len({(gap.row["arm"], gap.row["family"]) for gap in gaps})
+    judged, firm = rows[rows["flag"] != "suppressed"], [gap for gap in gaps if not gap.hint]
+    families = len(judged[["arm", "family"]].drop_duplicates())
+    showing = len({(gap.row["arm"], gap.row["family"]) for gap in firm})
     lines = [
-        f"{len(gaps)} of {len(shown):,} gaps are shown (adjusted p at most {alpha:g}). Intervals and p values hold "
+        f"{len(firm)} of {len(judged):,} gaps are shown (adjusted p at most {alpha:g}). Intervals and p values hold "
         f"together over each family (one metric and grouping): {showing} of {families} families show one, where about "
         f"{number(alpha * families, '.1f')} would if there were no gap at all."
     ]
-    raw = [gap for gap in gaps if gap.raw is not None and gap.row["matched"] == ""]
+    if len(gaps) > len(firm):
+        lines.append(f"{len(gaps) - len(firm)} more rest on few cases, where small p come too often: hints.")
+    raw = [gap for gap in firm if gap.raw is not None and gap.row["matched"] == ""]
     stand = sum(gap.matched is not None and gap.matched["p_adjusted"] <= alpha for gap in raw)
     if raw:
         lines.append(f"Of {len(raw)} raw gaps {stand} stand at the same mix of the other covariates.")
@@ -178,9 +202,9 @@ def _do(run: RunFolder, gaps: list[ShownGap]) -> list[str]:
                 "threshold may sit differently for them. See the curves; recalibrate before retraining.")  # fmt: skip
         if row["matched"] == "" and fell:
             say("mix", "A gap that goes at the same mix of the other covariates may be theirs, not the group's.")
-        if row["flag"] == "few":
+        if gap.hint:
             say("few", f"Collect more cases before acting on gaps with few ({row['finding']} in {who}).")
-    if worse:
+    if any(not gap.hint for gap in worse):
         lines.append("Confirm on other patients before acting.")
     hidden = suppressed_places(run)
     if hidden:

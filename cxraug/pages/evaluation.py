@@ -144,8 +144,13 @@ def sentences_section(answers: Answers) -> Markup:
         return section("sentences", "Gaps in words", note("No gap is shown. That is not the same as no gap."))
     several = len({gap.row["arm"] for gap in answers.gaps}) > 1
     parts: list[str | Markup] = []
-    for worse, title in ((True, "To a disadvantage"), (False, "To an advantage")):
-        lines = [f"{gap.row['arm']}: " * several + sentence(gap) for gap in answers.gaps if gap.worse is worse]
+    firm = [gap for gap in answers.gaps if not gap.hint]
+    for title, gaps in (
+        ("To a disadvantage", [gap for gap in firm if gap.worse]),
+        ("To an advantage", [gap for gap in firm if not gap.worse]),
+        ("Hints, from few cases", [gap for gap in answers.gaps if gap.hint]),
+    ):
+        lines = [f"{gap.row['arm']}: " * several + sentence(gap) for gap in gaps]
         if lines:
             parts += [heading(title), bullets(lines)]
     lead = (
@@ -157,7 +162,7 @@ def sentences_section(answers: Answers) -> Markup:
 
 def gaps_section(run: RunFolder) -> Markup:
     """Forest plots of the raw gaps by metric, those with the smallest p first, then every finding by grouping."""
-    rows = distinct_gaps(run)
+    rows = distinct_gaps(run.gaps)
     if rows.empty:
         return section("gaps", "Gaps", absent("a gap", "No group was compared."))
     raw = rows[rows["matched"] == ""]
@@ -169,7 +174,7 @@ def gaps_section(run: RunFolder) -> Markup:
         if shown.empty:
             parts.append(note(f"{title}: every gap is suppressed, too few cases."))
             continue
-        clear = int((shown["p_adjusted"] <= alpha_of(run)).sum())
+        clear = int(((shown["p_adjusted"] <= alpha_of(run)) & (shown["flag"] != "few")).sum())
         first = shown.head(max(FIRST, min(clear, MOST_ROWS)))
         caption = f"The {len(first)} of {len(shown)} {label(metric)} gaps with the smallest adjusted p; "
         caption += f"{clear} {'is' if clear == 1 else 'are'} shown (bold). Intervals hold together per grouping."

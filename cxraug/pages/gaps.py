@@ -1,7 +1,8 @@
 """The gaps that are shown, in plain words, and what the audit could have missed.
 
-A gap is *shown* where its adjusted p value is at most alpha. That is no certainty, and *not shown* is not *absent*: how
-large a gap could have been missed stands beside it.
+A gap is *shown* where its adjusted p value is at most alpha and neither side is flagged ``few``; with few cases it is a
+*hint*: small cells reject too often. That is no certainty, and *not shown* is not *absent*: how large a gap could have
+been missed stands beside it.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ class ShownGap:
         return chosen
 
     @property
+    def hint(self) -> bool:
+        """It rests on few cases."""
+        return bool(self.row["flag"] == "few")
+
+    @property
     def worse(self) -> bool:
         """The level is worse off than its reference."""
         return is_worse(self.row)
@@ -68,16 +74,16 @@ def alpha_of(run: RunFolder) -> float:
     return float((run.evaluation.get("settings") or {}).get("alpha", 0.05))
 
 
-def distinct_gaps(run: RunFolder) -> pd.DataFrame:
+def distinct_gaps(gaps: pd.DataFrame) -> pd.DataFrame:
     """Gaps over all runs, shown or suppressed, each difference once.
 
     Left out are what says the same in other words: FNR beside TPR, FPR and FNR of "No Finding" beside under- and
     overdiagnosis, the levels whose group is not known, and of two mirror images (both levels of a grouping of two,
     each against the rest) the better one.
     """
-    if run.gaps.empty:
-        return run.gaps
-    rows = whole(run.gaps)
+    if gaps.empty:
+        return gaps
+    rows = whole(gaps)
     metrics = set(rows["metric"])
     drop = pd.Series(False, index=rows.index)
     if "tpr" in metrics:
@@ -96,8 +102,8 @@ def distinct_gaps(run: RunFolder) -> pd.DataFrame:
 
 
 def shown_gaps(run: RunFolder) -> list[ShownGap]:
-    """Every gap that is shown, once, raw beside matched; to a disadvantage first, then raw, of many cases, small p."""
-    rows, alpha = distinct_gaps(run), alpha_of(run)
+    """Every shown gap and hint, once, raw beside matched; to a disadvantage first, then of many cases, raw, small p."""
+    rows, alpha = distinct_gaps(run.gaps), alpha_of(run)
     if rows.empty:
         return []
     every = whole(run.gaps)
@@ -140,7 +146,7 @@ def sentence(gap: ShownGap) -> str:
         how, judged = "higher" if row["gap"] > 0 else "lower", "worse" if gap.worse else "better"
         text = f"{label(metric)} of {finding} is {how} ({judged}) in {who} than in {rest}{_mix(row)}"
     tail = f". Gap {gap_text(row)}, adjusted p {p_text(row['p_adjusted'])}."
-    if row["flag"] == "few":
+    if gap.hint:
         tail += " Few cases: a hint."
     return text + tail + _after_matching(gap)
 
@@ -199,7 +205,7 @@ def missed(run: RunFolder, metrics: tuple[str, ...] = ("auroc", "tpr", "fpr", "u
     -------
     ``group, metric, shown, suppressed, mdg, most``: the median and the largest of the smallest detectable gaps.
     """
-    rows = distinct_gaps(run)
+    rows = distinct_gaps(run.gaps)
     columns = ["group", "metric", "shown", "suppressed", "mdg", "most"]
     if rows.empty:
         return pd.DataFrame(columns=columns)
@@ -224,7 +230,7 @@ def suppressed_places(run: RunFolder, metric: str = "auroc") -> list[tuple[str, 
 
 
 def _rank(gap: ShownGap) -> tuple:
-    return not gap.worse, gap.row["matched"] != "", gap.row["flag"] == "few", gap.row["p_adjusted"]
+    return not gap.worse, gap.hint, gap.row["matched"] != "", gap.row["p_adjusted"]
 
 
 def _is_shown(row: Row, alpha: float) -> bool:

@@ -144,9 +144,41 @@ def test_no_gap_is_not_called_fair(tmp_path):
     found = answers_of(read_evaluation(evaluated(tmp_path, frame, groups=("sex",))))
     assert found.heading == "No gap to a group's disadvantage is shown"
     assert any("could have been missed" in line for line in found.what_to_do)
-    mdg = distinct_gaps(read_evaluation(tmp_path)).query("metric == 'auroc' and matched == ''")["mdg"].median()
+    mdg = distinct_gaps(read_evaluation(tmp_path).gaps).query("metric == 'auroc' and matched == ''")["mdg"].median()
     assert f"AUROC gaps by sex of up to {mdg:.2f} could have been missed" in found.sentence
     assert found.tone == "quiet"
+
+
+def test_a_gap_of_few_cases_is_a_hint_not_shown(folder, tmp_path):
+    for name in ("comparison.csv", "evaluation.json", "cells.csv"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    gaps = pd.read_csv(folder / "gaps.csv", keep_default_na=False)
+    gaps.loc[gaps["flag"] == "", "flag"] = "few"
+    gaps.to_csv(tmp_path / "gaps.csv", index=False)
+    before, found = answers_of(read_evaluation(folder)), answers_of(read_evaluation(tmp_path))
+    assert before.heading.endswith("to a group's disadvantage")
+    assert re.fullmatch(r"\d hints of a gap, from few cases", found.heading)
+    assert found.tone == "warn"
+    assert found.for_whom_worse[0] == "For nobody that could be shown."
+    assert found.for_whom_worse[1].startswith("Hints, from few cases: Edema")
+    assert found.how_sure[0].startswith("0 of ")
+    assert all(gap["hint"] for gap in found.as_json()["shown_gaps"])
+    text = assert_offline(write_evaluation_report(tmp_path).read_text()).text
+    assert "To a disadvantage" not in text
+    assert "Hints, from few cases" in text
+
+
+def test_the_spread_over_seeds_is_told(tmp_path):
+    runs = [predictions().assign(seed=k) for k in range(3)]
+    for k, frame in enumerate(runs):
+        frame["p_Edema"] = np.clip(frame["p_Edema"] + 0.05 * k * np.random.default_rng(k).standard_normal(800), 0, 1)
+    settings = EvaluationSettings(groups=("sex",), metrics=("auroc",), bootstrap=0)
+    found = evaluate(read_predictions([pd.concat(runs)]), settings)
+    write_evaluation(found, tmp_path)
+    cells = found.cells[(found.cells["finding"] == "macro") & (found.cells["group"] == "all")]
+    values = cells.loc[cells["seed"] != "all", "value"]
+    said = answers_of(read_evaluation(tmp_path)).how_good[0]
+    assert f"; 3 runs from {values.min():.3f} to {values.max():.3f}." in said
 
 
 def test_without_groups_nothing_is_judged(tmp_path):
@@ -248,7 +280,7 @@ def test_arms_that_would_make_the_page_too_large_are_named(tmp_path):
 
 
 def test_each_difference_is_counted_once(folder):
-    rows = distinct_gaps(read_evaluation(folder))
+    rows = distinct_gaps(read_evaluation(folder).gaps)
     sexes = rows[(rows["group"] == "sex") & (rows["matched"] == "")]
     assert not sexes.duplicated(["finding", "metric"]).any()
     assert "fnr" not in set(rows["metric"])
