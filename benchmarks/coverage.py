@@ -2,8 +2,8 @@
 
     python benchmarks/coverage.py --replicates 1000 --jobs 2 --out benchmarks/COVERAGE.md
 
-Every replicate draws patients, makes a predictions table, runs ``evaluate`` and looks whether the limits in its tables
-hold the true value. Patients have 3.4 images on average (geometric); labels and scores are latent normals that
+Every replicate draws patients, runs ``evaluate`` on their predictions and looks whether the limits in its tables hold
+the true value. Patients have 3.4 images on average (geometric); labels and scores are latent normals that
 correlate 0.4 between the images of a patient. Scores are normal given label, group and view, so every truth is a
 closed form or an integral in one dimension (:func:`truths`). Results do not depend on ``--jobs``.
 """
@@ -27,7 +27,7 @@ from scipy.interpolate import CubicSpline
 from cxraug.evaluation.ece import BINS
 from cxraug.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
 from cxraug.evaluation.measured import Array, Patients
-from cxraug.evaluation.predictions import Predictions, Scored, read_predictions
+from cxraug.evaluation.predictions import Predictions, Scored
 
 RHO = 0.4
 IMAGES = 3.4
@@ -77,17 +77,32 @@ def posterior_line(prevalence: float, separation: float = SEPARATION) -> tuple[f
     return float(special.logit(prevalence) - separation**2 / 2), separation
 
 
-def table(patient_of: Array, y: Array, score: Array, line: Any, **columns: Array) -> pd.DataFrame:
-    """A predictions table of the finding ``A``; p is ``expit`` of the ``line`` (intercept, slope) through the score."""
-    names = {"image": [f"{k}.png" for k in range(len(y))], "patient_id": patient_of}
-    return pd.DataFrame({**names, **columns, "y_A": y, "p_A": special.expit(line[0] + line[1] * score)})
+def predictions_of(patient_of: Array, y: Array, p: Array, runs: Any = None, **columns: Array) -> Predictions:
+    """What ``read_predictions`` makes of the tables of R runs: finding ``A``, probabilities ``p`` (R, n), no validation
+    (built without the tables, which take longer to read than to evaluate). Default runs: R arms."""
+    runs = [{"arm": str(k), "seed": "0", "draw": "0", "file": 0} for k in range(len(p))] if runs is None else runs
+    nothing = Scored(np.empty((1, 0)), np.empty((1, 0)), pd.DataFrame())
+    return Predictions(
+        table=pd.DataFrame({"image": np.arange(len(y)), "patient_id": patient_of, **columns}),
+        findings=("A",),
+        y=y[None],
+        p=p[:, None],
+        runs=pd.DataFrame(runs),
+        validation=(nothing,) * len(p),
+        patient_of=patient_of,
+        patients=Patients(np.flatnonzero(np.diff(patient_of, prepend=-1)), len(y)),
+        sources=({},),
+    )
 
 
-def audit(given: pd.DataFrame | Predictions, line: tuple[float, float], **settings: Any) -> Evaluation:
+def probability(score: Array, line: Any) -> Array:
+    """``expit`` of the ``line`` (intercept, slope) through the score."""
+    return special.expit(line[0] + line[1] * score)
+
+
+def audit(predictions: Predictions, line: tuple[float, float], **settings: Any) -> Evaluation:
     """``evaluate`` at the fixed threshold, probabilities as given."""
-    predictions = read_predictions([given]) if isinstance(given, pd.DataFrame) else given
-    cut = special.expit(line[0] + line[1] * THRESHOLD)
-    thresholds = pd.DataFrame({"finding": predictions.findings, "threshold": cut})
+    thresholds = pd.DataFrame({"finding": predictions.findings, "threshold": probability(np.array(THRESHOLD), line)})
     chosen: dict[str, Any] = {"bootstrap": 0, "matched": ()} | settings
     return evaluate(predictions, EvaluationSettings(**chosen), thresholds, recalibration="none")
 
@@ -100,7 +115,7 @@ def truths(positive: Array, negative: Array, prevalence: float, line: tuple[floa
 
     Parameters
     ----------
-    positive, negative : (K, 2), share and mean of each normal. line : see :func:`table`.
+    positive, negative : (K, 2), share and mean of each normal. line : see :func:`probability`.
     """
     positive, negative = (np.array(part, dtype=float).reshape(-1, 2) for part in (positive, negative))
     for part in (positive, negative):
@@ -114,7 +129,7 @@ def truths(positive: Array, negative: Array, prevalence: float, line: tuple[floa
     tail1, tail0 = (w @ stats.norm.sf(t - m[:, None]) for w, m in ((w1, m1), (w0, m0)))
     called = prevalence * tail1 + (1 - prevalence) * tail0
     auprc = float(step * density1 @ (prevalence * tail1 / called))
-    p = special.expit(line[0] + line[1] * t)
+    p = probability(t, line)
     mass1, mass0 = step * prevalence * density1, step * (1 - prevalence) * density0
     bins = np.minimum((BINS * np.cumsum(mass1 + mass0)).astype(int), BINS - 1)
     miss, size = np.bincount(bins, mass1 * (1 - p) - mass0 * p), np.bincount(bins, mass1 + mass0)
@@ -143,9 +158,8 @@ def row_seen(name: str, row: Any, value: str, truth: float) -> Seen:
 
 def rows_of(frame: pd.DataFrame, **where: str) -> dict[Any, Any]:
     """Rows over all runs that hold these values, by metric."""
-    for key, wanted in where.items():
-        frame = frame[frame[key] == wanted]
-    return {row.metric: row for row in frame.itertuples(index=False)}
+    keep = np.logical_and.reduce([frame[key].to_numpy() == wanted for key, wanted in {"seed": "all", **where}.items()])
+    return {row.metric: row for row in frame[keep].itertuples(index=False)}
 
 
 def one_classifier(
@@ -162,7 +176,7 @@ def one_classifier(
     line = posterior_line(prevalence)
     units = np.arange(len(y)) if by_image else patient_of
     found = audit(
-        table(units, y, score, line, half=half), line,
+        predictions_of(units, y, probability(score, line)[None], half=half), line,
         groups=("half",), metrics=CELL_METRICS, matched=("prevalence",), bootstrap=200,
     )  # fmt: skip
     truth = plain_truths(prevalence, line)
@@ -191,7 +205,7 @@ def calibration(rng: np.random.Generator, positives: int, prevalence: float) -> 
     line = np.where(half, *np.array([wrong, (intercept, slope)])[:, :, None])
     metrics = ("brier", "ece", "calibration_slope")
     found = audit(
-        table(patient_of, y, score, line, half=half), (intercept, slope),
+        predictions_of(patient_of, y, probability(score, line)[None], half=half), (intercept, slope),
         groups=("half",), metrics=metrics, matched=("prevalence",),
     )  # fmt: skip
     truth = [
@@ -236,8 +250,8 @@ class CaseMix:
         """Prevalence of the whole set."""
         return float((self.views * self.prevalence).sum() / 2)
 
-    def simulate(self, n_patients: int, rng: np.random.Generator) -> pd.DataFrame:
-        """A predictions table with ``sex`` and ``view``."""
+    def simulate(self, n_patients: int, rng: np.random.Generator) -> Predictions:
+        """Predictions with ``sex`` and ``view``."""
         patient_of = patients_of(n_patients, rng)
         woman = rng.integers(0, 2, n_patients)[patient_of]
         portable = (rng.random(len(patient_of)) < np.array(self.portable)[woman]).astype(int)
@@ -247,7 +261,7 @@ class CaseMix:
         y = labels(patient_of, prevalence, rng)
         score = shift + separation * y + latent(patient_of, rng)
         columns = {"sex": np.where(woman, "F", "M"), "view": np.where(portable, "AP", "PA")}
-        return table(patient_of, y, score, posterior_line(self.overall), **columns)
+        return predictions_of(patient_of, y, probability(score, posterior_line(self.overall))[None], **columns)
 
     def gaps(self, matched: str) -> dict[str, float]:
         """True gaps, women minus men: raw, or at the product of the shares over their sum (overlap weights)."""
@@ -289,10 +303,10 @@ def case_mix_gaps(world: str, matched: str) -> dict[str, float]:
 def matched_gaps(rng: np.random.Generator, world: str, positives: int) -> list[Seen]:
     """Raw and matched gaps between women and men against their truth and against 0."""
     mix = CASE_MIXES[world]
-    frame = mix.simulate(round(positives / IMAGES / mix.overall), rng)
+    predictions = mix.simulate(round(positives / IMAGES / mix.overall), rng)
     names = tuple(name for names in MATCHED.values() for name in names)
     found = audit(
-        frame, posterior_line(mix.overall),
+        predictions, posterior_line(mix.overall),
         groups=("sex",), metrics=names, matched=tuple(MATCHED), match_on=("view",),
     )  # fmt: skip
     seen = []
@@ -321,7 +335,6 @@ class Runs:
 
 
 WORLDS = {
-    "runs differ in noise only": Runs(),
     "draws matter": Runs(0.8, 0.15, 0.05, 0.2, 0.2, 0.1),
     "seeds matter most": Runs(0.9, 0.05, 0.05, 0.0, 0.0, 0.3),
 }
@@ -373,47 +386,50 @@ def comparison(
         else:
             truth.append(expected(prevalence, centre[0], centre[1], runs.sd_seed**2))
     line = posterior_line(prevalence)
-    nothing = Scored(np.empty((1, 0)), np.empty((1, 0)), pd.DataFrame())
-    predictions = Predictions(  # 48 tables would take longer to read than to evaluate
-        table=pd.DataFrame({"image": [f"{k}.png" for k in range(len(y))], "patient_id": patient_of.astype(str)}),
-        findings=("A",), y=y[None], p=special.expit(line[0] + line[1] * np.stack(scores))[:, None],
-        runs=pd.DataFrame(names), validation=(nothing,) * len(scores), patient_of=patient_of,
-        patients=Patients(np.flatnonzero(np.diff(patient_of, prepend=-1)), len(y)), sources=({},),
-    )  # fmt: skip
+    predictions = predictions_of(patient_of, y, probability(np.stack(scores), line), names)
     found = audit(predictions, line, groups=(), metrics=COMPARED, controls=("control",)).comparison
-    rows = rows_of(found, group="all")
+    rows = {row.metric: row for row in found.itertuples(index=False)}
     return [row_seen(name, rows[name], "difference", truth[1][name] - truth[0][name]) for name in COMPARED]
 
 
 # -- families where there is no gap ------------------------------------------------------------------------------------
 
 FAMILIES = ("auroc", "tpr", "fpr")
+EXTREMES_SEEN = (*(f"max_min {metric}" for metric in FAMILIES), "equalised_odds")
 
 
-def no_gap(rng: np.random.Generator, levels: int, shared: bool) -> list[Seen]:
-    """Whether any adjusted p is at most 0.05, and the p values of ``max_min`` and ``equalised_odds``.
+AT_ONCE = 4
+GROUPINGS = {f"{levels} groups{', shared patients' if shared else ''}": (levels, shared)
+             for levels in (2, 5, 12) for shared in (False, True)}  # fmt: skip
 
-    ``shared``: one image in five lies in another level than its patient's other images.
+
+def no_gap(rng: np.random.Generator) -> list[Seen]:
+    """For each of ``GROUPINGS`` whether any adjusted p is at most 0.05, and p of ``max_min`` and ``equalised_odds``.
+
+    Shared: one image in five lies in another group than its patient's other images. ``AT_ONCE`` classifiers, whose
+    scores have nothing in common, are judged on the same patients: as many replicates in a fraction of the time.
     """
     prevalence = 0.3
-    patient_of = patients_of(max(500, 100 * levels), rng)
-    level = rng.integers(0, levels, patient_of[-1] + 1)[patient_of]
-    if shared:
-        level = np.where(rng.random(len(level)) < 0.2, rng.integers(0, levels, len(level)), level)
-    line = posterior_line(prevalence)
+    patient_of = patients_of(1200, rng)
     y = labels(patient_of, prevalence, rng)
-    score = SEPARATION * y + latent(patient_of, rng)
-    found = audit(
-        table(patient_of, y, score, line, level=level), line,
-        groups=("level",), metrics=(*FAMILIES, "max_min", "equalised_odds"),
-    )  # fmt: skip
-    seen = []
-    for metric in FAMILIES:
-        family = found.gaps[found.gaps["metric"] == metric]
-        seen.append(Seen(f"family {metric}", float((family["p_adjusted"] <= 0.05).any())))
+    columns = {}
+    for name, (levels, shared) in GROUPINGS.items():
+        level = rng.integers(0, levels, patient_of[-1] + 1)[patient_of]
+        if shared:
+            level = np.where(rng.random(len(level)) < 0.2, rng.integers(0, levels, len(level)), level)
+        columns[name] = level
+    line = posterior_line(prevalence)
+    p = probability(np.stack([SEPARATION * y + latent(patient_of, rng) for _ in range(AT_ONCE)]), line)
+    metrics = (*FAMILIES, "max_min", "equalised_odds")
+    found = audit(predictions_of(patient_of, y, p, **columns), line, groups=tuple(GROUPINGS), metrics=metrics)
+    gaps = found.gaps
+    rejected = (gaps["p_adjusted"] <= 0.05).groupby([gaps["group"], gaps["metric"], gaps["arm"]]).any()
+    rows = rejected.reset_index().itertuples(index=False, name=None)
+    seen = [Seen(f"{group}: {metric}", float(any_)) for group, metric, _, any_ in rows]
     for extreme in found.info["extremes"]:
         name = extreme["metric"] if extreme["of"] == "all" else f"{extreme['metric']} {extreme['of']}"
-        seen.append(Seen(name, float(extreme["p_value"] < 0.05), extreme["flag"], extreme["p_value"]))
+        p_value = extreme["p_value"]
+        seen.append(Seen(f"{extreme['group']}: {name}", float(p_value < 0.05), extreme["flag"], p_value))
     return seen
 
 
@@ -473,9 +489,9 @@ class Page:
     parts: list[str]
     misses: list[str]
 
-    def seen(self, replicate: Replicate, title: str, factor: int = 1) -> pd.DataFrame:
+    def seen(self, replicate: Replicate, title: str, factor: float = 1) -> pd.DataFrame:
         """:func:`summary` of ``factor`` times the replicates."""
-        found = summary(simulate(replicate, title, factor * self.replicates, self.pool))
+        found = summary(simulate(replicate, title, round(factor * self.replicates), self.pool))
         print(f"# {title}", found.to_string(), "", sep="\n", flush=True)
         return found
 
@@ -507,7 +523,6 @@ def say_one_classifier(page: Page) -> None:
         "20 positives": {"positives": 20, "prevalence": 0.1},
         "50": {"positives": 50, "prevalence": 0.1},
         "500": {"positives": 500, "prevalence": 0.1},
-        "500, every second image": {"positives": 500, "prevalence": 0.5},
         "500, lasting finding": {"positives": 500, "prevalence": 0.1, "label_rho": 1.0},
         "500, images taken for patients": {"positives": 500, "prevalence": 0.1, "by_image": True},
     }
@@ -523,10 +538,10 @@ def say_one_classifier(page: Page) -> None:
         rows.append(row)
     page.section(
         "One classifier, and a gap between two halves of the patients",
-        "Prevalence 10 %, but 50 % where every second image is positive. A lasting finding is present in all images "
-        "of a patient or in none (label correlation 1 instead of 0.4): the fewest positive patients for as many "
-        "positives. The last column shows what clustering is for: every image taken for a patient of its own. The "
-        "gaps are 0 in truth, and each half holds half of the positives. AUPRC by patient bootstrap (200).",
+        "Prevalence 10 %. A lasting finding is present in all images of a patient or in none (label correlation 1 "
+        "instead of 0.4): the fewest positive patients for as many positives. The last column shows what clustering is "
+        "for: every image taken for a patient of its own. The gaps are 0 in truth, and each half holds half of the "
+        "positives. AUPRC of the whole set by patient bootstrap (200).",
         sorted(rows, key=lambda row: row[""] not in ("images", "patients", "positives", "positive patients")),
     )
 
@@ -601,26 +616,27 @@ def say_comparisons(page: Page) -> None:
 
 def say_families(page: Page) -> None:
     """Family-wise error, and the null of the extremes."""
+    found = page.seen(no_gap, "no gap", factor=2 / AT_ONCE)
     families, extremes = [], []
-    for levels in (2, 5, 12):
-        for shared in (False, True):
-            where = f"{levels} groups" + (", shared patients" if shared else "")
-            found = page.seen(partial(no_gap, levels=levels, shared=shared), where, factor=2)
-            head: dict[str, Any] = {"groups": levels, "patients in two groups": "yes" if shared else "no"}
-            for metric in FAMILIES:
-                place = f"family-wise error, {where}, {metric}"
-                head[metric] = page.number(found.loc[f"family {metric}"], place, True, FAMILY_BAND)
-            families.append(head)
-            null: dict[str, Any] = {name: head[name] for name in ("groups", "patients in two groups")}
-            for name, one in found.iterrows():
-                if not str(name).startswith("family"):
-                    null[f"{name}: p < 0.05"], null[f"{name}: mean p"] = f"{100 * one.share:.1f}", f"{one.value:.2f}"
-            extremes.append(null)
+    for grouping, (levels, shared) in GROUPINGS.items():
+        head: dict[str, Any] = {"groups": levels, "patients in two groups": "yes" if shared else "no"}
+        rates = {
+            metric: page.number(
+                found.loc[f"{grouping}: {metric}"], f"family-wise error, {grouping}, {metric}", True, FAMILY_BAND
+            )
+            for metric in FAMILIES
+        }
+        families.append(head | rates)
+        null: dict[str, str] = {}
+        for name in EXTREMES_SEEN:
+            one = found.loc[f"{grouping}: {name}"]
+            null |= {f"{name}: p < 0.05": f"{100 * one.share:.1f}", f"{name}: mean p": f"{one.value:.2f}"}
+        extremes.append(head | null)
     page.section(
         "Family-wise error of gaps where there is none",
         "Percent of replicates in which any adjusted p is at most 0.05 (nominal 5; band 4 to 6.5; twice the "
-        "replicates). Every group against the rest; 500 patients and 510 positives for 2 and 5 groups, 1,200 and 1,224 "
-        "for 12. Where patients are in two groups, one image in five lies in another group.",
+        "replicates). Every group against the rest; 1,200 patients with 1,224 positives. Where patients are in two "
+        "groups, one image in five lies in another group.",
         families,
     )
     page.section(
