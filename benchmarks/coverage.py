@@ -451,15 +451,14 @@ def simulate(replicate: Replicate, title: str, replicates: int, pool: Executor |
 
 
 def summary(seen: pd.DataFrame) -> pd.DataFrame:
-    """Per name: share of hits among what was shown, mean value, ``shown``, and the flag that most replicates carry.
-
-    ``value`` is the mean over what was shown.
-    """
+    """Per name: ``share`` of hits among what was shown, mean ``value``, share ``shown``, the ``flag`` that most
+    replicates carry, and how many ``replicates`` there are."""
     return seen.groupby("name", sort=False).agg(
         share=("hit", "mean"),
         value=("value", "mean"),
         shown=("flag", lambda flags: float((flags != "suppressed").mean())),
         flag=("flag", lambda flags: flags.value_counts().index[0]),
+        replicates=("flag", "size"),
     )
 
 
@@ -490,7 +489,7 @@ class Page:
     misses: list[str]
 
     def seen(self, replicate: Replicate, title: str, factor: float = 1) -> pd.DataFrame:
-        """:func:`summary` of ``factor`` times the replicates."""
+        """:func:`summary` of ``factor`` times the replicates (2: what the bands are about)."""
         found = summary(simulate(replicate, title, round(factor * self.replicates), self.pool))
         print(f"# {title}", found.to_string(), "", sep="\n", flush=True)
         return found
@@ -504,9 +503,10 @@ class Page:
             words.append(row.flag)
         if row.shown < 0.995:
             words.append(f"({100 * row.shown:.0f} % shown)")
-        if judged and not row.flag and outside(row.share, self.replicates, band):
+        if judged and not row.flag and outside(row.share, row.replicates, band):
             words.append("above" if row.share > band[1] else "below")
-            self.misses.append(f"{where}: {100 * row.share:.1f} %")
+            error = np.sqrt(row.share * (1 - row.share) / row.replicates)
+            self.misses.append(f"{where}: {100 * row.share:.1f} % (standard error {100 * error:.1f} %)")
         return " ".join(words)
 
     def section(self, title: str, text: str, rows: list[dict[str, Any]]) -> None:
@@ -526,23 +526,24 @@ def say_one_classifier(page: Page) -> None:
         "500, lasting finding": {"positives": 500, "prevalence": 0.1, "label_rho": 1.0},
         "500, images taken for patients": {"positives": 500, "prevalence": 0.1, "by_image": True},
     }
-    found = {name: page.seen(partial(one_classifier, **given), name) for name, given in columns.items()}
-    rows = []
-    for quantity in next(iter(found.values())).index:
-        row = {"": quantity}
-        for name, numbers in found.items():
-            one = numbers.loc[quantity]
-            judged = columns[name]["positives"] >= ENOUGH and "by_image" not in columns[name]
-            counted = np.isnan(one.share) and not np.isnan(one.value)
-            row[name] = f"{one.value:,.0f}" if counted else page.number(one, f"{name}, {quantity}", judged)
-        rows.append(row)
+    judged = {name for name, given in columns.items() if given["positives"] >= ENOUGH and "by_image" not in given}
+    found = {
+        name: page.seen(partial(one_classifier, **given), name, 2 if name in judged else 1)
+        for name, given in columns.items()
+    }
+    counts = ("images", "patients", "positives", "positive patients")
+    rows = [{"": "replicates", **{name: numbers["replicates"].iloc[0] for name, numbers in found.items()}}]
+    rows += [{"": count, **{n: f"{numbers.loc[count].value:,.0f}" for n, numbers in found.items()}} for count in counts]
+    for quantity in next(iter(found.values())).index.drop(list(counts)):
+        told = {n: page.number(one.loc[quantity], f"{n}, {quantity}", n in judged) for n, one in found.items()}
+        rows.append({"": quantity, **told})
     page.section(
         "One classifier, and a gap between two halves of the patients",
         "Prevalence 10 %. A lasting finding is present in all images of a patient or in none (label correlation 1 "
         "instead of 0.4): the fewest positive patients for as many positives. The last column shows what clustering is "
         "for: every image taken for a patient of its own. The gaps are 0 in truth, and each half holds half of the "
         "positives. AUPRC of the whole set by patient bootstrap (200).",
-        sorted(rows, key=lambda row: row[""] not in ("images", "patients", "positives", "positive patients")),
+        rows,
     )
 
 
@@ -572,14 +573,15 @@ def say_calibration(page: Page) -> None:
 def say_matched(page: Page) -> None:
     """Gaps of case mix."""
     rows = []
+    first = next(iter(CASE_MIXES))
     for world in CASE_MIXES:
-        found = page.seen(partial(matched_gaps, world=world, positives=500), world)
+        found = page.seen(partial(matched_gaps, world=world, positives=500), world, 2 if world == first else 1)
         for matched, names in MATCHED.items():
             for metric in names:
                 name, raw = f"{matched} {metric}", f"raw {metric}"
                 printed = raw in found.index
                 rows.append({
-                    "world": world, "metric": metric, "matched": matched,
+                    "world": world, "replicates": found["replicates"].iloc[0], "metric": metric, "matched": matched,
                     "true raw gap": f"{case_mix_gaps(world, '')[metric]:+.3f}",
                     "raw holds 0": f"{100 * found.loc[f'{raw} holds 0'].share:.1f}" if printed else "not printed",
                     "raw covers its truth": page.number(found.loc[raw], f"{world}, {raw}", True) if printed else "",
@@ -603,9 +605,10 @@ def say_comparisons(page: Page) -> None:
         for draws in (1, 8):
             where = f"{world}, {positives} positives, D={draws}, K=3"
             replicate = partial(comparison, world=world, draws=draws, seeds=3, positives=positives)
-            found = page.seen(replicate, where)
+            found = page.seen(replicate, where, 2 if (world, positives) == cases[0] else 1)
             numbers = {m: page.number(found.loc[m], f"{where}, {m}", positives >= ENOUGH) for m in COMPARED}
-            rows.append({"world": world, "positives": positives, "draws": draws, "seeds": 3, **numbers})
+            head = {"world": world, "replicates": found["replicates"].iloc[0], "positives": positives}
+            rows.append({**head, "draws": draws, "seeds": 3, **numbers})
     page.section(
         "Paired difference of two arms",
         "Prevalence 30 %, mean separations 1.2 and 1.3. With one draw the truth is that draw's own difference (draws "
@@ -634,8 +637,8 @@ def say_families(page: Page) -> None:
         extremes.append(head | null)
     page.section(
         "Family-wise error of gaps where there is none",
-        "Percent of replicates in which any adjusted p is at most 0.05 (nominal 5; band 4 to 6.5; twice the "
-        "replicates). Every group against the rest; 1,200 patients with 1,224 positives. Where patients are in two "
+        f"Percent of {found['replicates'].iloc[0]:,} replicates in which any adjusted p is at most 0.05 (nominal 5; "
+        "band 4 to 6.5). Every group against the rest; 1,200 patients with 1,224 positives. Where patients are in two "
         "groups, one image in five lies in another group.",
         families,
     )
@@ -659,11 +662,12 @@ def main() -> None:
         f"# Coverage by simulation\n\n"
         f"Written by `python benchmarks/coverage.py --replicates {n} --jobs {options.jobs}{out}` "
         "(any number of jobs gives the same table).\n\n"
-        f"Percent of {n:,} replicates in which a nominal 95 % interval of the printed tables holds the truth; the "
-        f"standard error of a coverage of 95 % is {100 * np.sqrt(0.0475 / n):.1f} %. Patients have 3.4 images on "
-        "average; labels and scores are latent normals that correlate 0.4 within a patient. `few` and `suppressed` are "
-        "the product's own flags of most replicates (the number is over the replicates that showed one); `above` and "
-        "`below` mark what lies outside 93 to 97 % from 500 positives up without a flag."
+        "Percent of replicates in which a nominal 95 % interval of the printed tables holds the truth. The standard "
+        f"error of a coverage of 95 % is {100 * np.sqrt(0.0475 / n):.1f} % with {n:,} replicates and "
+        f"{100 * np.sqrt(0.0475 / n / 2):.1f} % with {2 * n:,}. Patients have 3.4 images on average; labels and scores "
+        "are latent normals that correlate 0.4 within a patient. `few` and `suppressed` are the product's own flags of "
+        "most replicates (the number is over the replicates that showed one); `above` and `below` mark what lies "
+        "outside 93 to 97 % from 500 positives up without a flag."
     )
     page = Page(n, None, [head], [])
     with ProcessPoolExecutor(options.jobs) as pool:
