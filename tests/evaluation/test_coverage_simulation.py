@@ -136,6 +136,12 @@ def test_one_replicate_judges_every_quantity_of_the_tables():
     assert [one.name for one in paired] == list(coverage.COMPARED)
 
 
+def test_satterthwaite_is_exact_without_run_variance_and_narrow_with_three_runs():
+    assert coverage.satterthwaite(3, 0.0) == pytest.approx(0.95, abs=0.002)
+    assert 0.915 < coverage.satterthwaite(3, 10.0) < 0.93
+    assert coverage.satterthwaite(8, 10.0) > 0.943
+
+
 def toy(rng):
     return [Seen("a", float(rng.random() < 0.9), value=rng.random()), Seen("b", np.nan, "suppressed")]
 
