@@ -226,7 +226,7 @@ def test_intervals_of_one_classifier_and_of_gaps_cover(case):
 def test_images_taken_for_patients_are_not_covered():
     """The simulation can tell: without clusters the FPR's interval is far too narrow."""
     found = shares(partial(coverage.one_classifier, **CASES["10 %"], by_image=True), "by image", 200)
-    assert found["fpr"] < 0.9
+    assert found["fpr"] < 0.92
 
 
 @pytest.mark.slow
