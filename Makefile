@@ -1,11 +1,11 @@
-# The two commands of the README. Both set everything up on a fresh machine.
+# The two commands of the README, and the slow tests. All set everything up on a fresh machine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test setup clean
+.PHONY: demo test test-slow setup clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cxraug run recipes/quickstart.yaml
@@ -15,6 +15,9 @@ test: $(VENV)/.tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+test-slow: $(VENV)/.tested
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
 
 setup: $(VENV)/.tested
 
