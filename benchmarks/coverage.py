@@ -28,6 +28,7 @@ from cxraug.evaluation.ece import BINS
 from cxraug.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
 from cxraug.evaluation.measured import Array, Patients
 from cxraug.evaluation.predictions import Predictions, Scored
+from cxraug.evaluation.uncertainty import mixed_df
 
 RHO = 0.4
 IMAGES = 3.4
@@ -392,15 +393,22 @@ def comparison(
     return [row_seen(name, rows[name], "difference", truth[1][name] - truth[0][name]) for name in COMPARED]
 
 
-def satterthwaite(units: int, ratio: float, draws: int = 200_000) -> float:
+def squared(parts: tuple[Array, Array], dfs: tuple[float, float]) -> Array | float:
+    """Satterthwaite's degrees of freedom, which ``mixed_df`` is compared with."""
+    return sum(parts) ** 2 / sum(part**2 / df for part, df in zip(parts, dfs, strict=True))
+
+
+def coverage_of_df(formula: Callable, units: int, ratio: float, draws: int = 200_000) -> float:
     """Coverage of ``combine`` if all were normal: variance of ``units`` runs ``ratio`` times that of the patients.
 
-    The patients' variance (1) is known, the runs' estimated with ``units - 1`` degrees of freedom.
+    ``formula``: :func:`cxraug.evaluation.uncertainty.mixed_df` or :func:`squared`. The patients' variance (1) is
+    estimated with 500 degrees of freedom, the runs' with ``units - 1``.
     """
     rng = np.random.default_rng([units, round(100 * ratio)])
     between = ratio * rng.chisquare(units - 1, draws) / (units - 1)
-    variance = between + 1
-    df = variance**2 / (between**2 / (units - 1) + 1 / 500)  # 500 patients
+    patients = rng.chisquare(500, draws) / 500
+    variance = between + patients
+    df = formula((between, patients), (units - 1, 500))
     error = np.sqrt(ratio + 1) * rng.standard_normal(draws)
     return float(np.mean(np.abs(error) <= special.stdtrit(df, 0.975) * np.sqrt(variance)))
 
@@ -490,10 +498,6 @@ WHY = (
     "true error, and where the truth is 0 its variance counts the noise term twice (`squared_ece`) and its lower limit "
     "is cut at 0. It never claims an error that is not there. Where the probabilities are wrong it covers as "
     "promised.\n\n"
-    "**Differences over one draw with three seeds are too narrow where seeds matter more than patients**: the degrees "
-    "of freedom are Satterthwaite's, from the estimated variances, and where three seeds happen to lie close together "
-    "both the variance and its uncertainty are underestimated. The formula alone, with normal errors, does the same "
-    "(section `Degrees of freedom`, which also says that five seeds or eight draws are enough).\n\n"
     "Single numbers within two standard errors of a band say nothing. Family-wise errors below theirs are on the safe "
     "side; four classifiers at a time share their patients, so that those numbers scatter a little more than their "
     "standard error says."
@@ -639,10 +643,12 @@ def say_comparisons(page: Page) -> None:
 
 
 def say_degrees_of_freedom(page: Page) -> None:
-    """What Satterthwaite's formula covers by itself."""
+    """What the degrees of freedom in use cover by themselves, beside Satterthwaite's."""
     rows = [
-        {"units": what, **{f"{ratio:g}": f"{100 * satterthwaite(units, ratio):.1f}" for ratio in (0, 0.5, 1, 2, 4, 10)}}
+        {"units": what, "degrees of freedom": name}
+        | {f"{ratio:g}": f"{100 * coverage_of_df(formula, units, ratio):.1f}" for ratio in (0, 0.5, 1, 2, 4, 10)}
         for what, units in (("one draw, 3 seeds", 3), ("one draw, 5 seeds", 5), ("8 draws", 8))
+        for name, formula in (("in use", mixed_df), ("Satterthwaite's", squared))
     ]
     page.section(
         "Degrees of freedom",

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import special
 
 from cxraug.evaluation.measured import Array
-from cxraug.evaluation.uncertainty import bounds
+from cxraug.evaluation.uncertainty import bounds, mixed_df
 
 # Denser where the curve is steep and where a screening threshold lies.
 FALSE_POSITIVE_RATES = np.linspace(0, 1, 59) ** 2
@@ -174,8 +174,8 @@ def band(units: Sequence[Sequence[Roc | Reliability]], n_patients: int, alpha: f
         between = ys.var(axis=0, ddof=1) / count
         shared = (squares / count - clustered) / (count - 1)
         variance = np.maximum(between + clustered - shared, np.maximum(between, clustered))
-        noise = between**2 / (count - 1) + (variance - between) ** 2 / df
-        df = np.divide(variance**2, noise, out=df, where=noise > 0)
+        moves = variance > 0
+        df[moves] = mixed_df((between[moves], (variance - between)[moves]), (count - 1, df[moves]))
     limits = bounds(y, variance, np.maximum(fewest, 1), "wilson", special.stdtrit(df, 1 - alpha / 2))
     low, high = (np.where(fewest > 0, limit, np.nan) for limit in limits)
     return np.column_stack([xs.mean(axis=0), y, low, high, fewest])

@@ -42,7 +42,7 @@ METHODS = [
     f"AUPRC over all runs with fewer than {BOOTSTRAP_BELOW} positive patients: variance from a patient bootstrap "
     "(multinomial weights); with more, of single runs and in comparisons: influence values.",
     "Several draws or seeds: variance of the draw means over draws plus the clustered variance of the mean, what both "
-    "hold counted once, Satterthwaite degrees of freedom.",
+    "hold counted once, degrees of freedom weighted by variance (Cochran & Cox 1950).",
     "Gaps: limits recovered from those of the two sides (Newcombe 1998, Zou & Donner 2008), simultaneous through one "
     "studentised max-T per metric and grouping; p_value is the unadjusted one. Raw gaps of AUPRC, PPV, NPV, F1, Brier "
     "and calibration slope are left out: they depend on prevalence or case mix.",

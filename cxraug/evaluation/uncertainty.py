@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ POWER = 0.8
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over draws of the mean over seeds, with its total variance and Satterthwaite degrees of freedom.
+    """Mean over draws of the mean over seeds, with its total variance and degrees of freedom.
 
     ``influence`` (P,) is that of the mean; ``clustered`` the part of ``variance`` that patients alone explain.
     """
@@ -58,7 +59,7 @@ def combine(measured: Measured, draws: Array, *, spread: bool = True) -> Estimat
     ``A = S_u^2 / U`` (scatter of unit means, U - 1 df), ``C = sum_i mean_u(psi_u)_i^2`` (clustered sampling variance
     of the mean), ``B = sum_u sum_i (psi_u - mean psi)_i^2 / (U (U - 1))`` (the patient noise that A holds already).
     Both A and C hold B once, so ``V = A + C - B``, floored at the larger of A and C: the variance decomposition of
-    Obuchowski & Rockette 1995 with readers replaced by draws, seeds nested. df by Satterthwaite from A and V - A.
+    Obuchowski & Rockette 1995 with readers replaced by draws, seeds nested. df: :func:`mixed_df` of A and V - A.
     """
     if len(draws) == 1:
         value, variance, df = (float(one[0]) for one in (measured.value, measured.variance, measured.df))
@@ -86,8 +87,20 @@ def combine(measured: Measured, draws: Array, *, spread: bool = True) -> Estimat
         variance = max(between + clustered - shared, between, clustered)
         rest = variance - between
         if variance > 0:
-            df = variance**2 / (between**2 / (units - 1) + rest**2 / patient_df)
+            df = float(mixed_df((between, rest), (units - 1, patient_df)))
     return Estimate(value, variance, df, clustered, influence, n_draws, int(per_draw.min()))
+
+
+def mixed_df(parts: Sequence[Array | float], dfs: Sequence[Array | float]) -> Array | float:
+    """Degrees of freedom of a variance that is a sum of independent ``parts`` with ``dfs`` of their own.
+
+    Their harmonic mean weighted by the parts: to first order (t is nearly linear in 1 / df) the quantile of Cochran &
+    Cox 1950, who weight the parts' own t alike. Satterthwaite (1946) squares the weights; where three seeds happen to
+    lie close together, the variance and its uncertainty are then underestimated at once, and 95 % intervals cover 92 %
+    (benchmarks/COVERAGE.md).
+    """
+    total = sum(parts)
+    return total / sum(part / df for part, df in zip(parts, dfs, strict=True))
 
 
 def interval(value: Array, variance: Array, df: Array, scale: str, alpha: float) -> tuple[Array, Array]:

@@ -22,8 +22,8 @@ NOTES: tuple[tuple[str, str], ...] = (
     (
         "Differences between arms",
         "Paired over draws, seeds and test patients: variance of the draw means over draws plus the clustered "
-        "sampling variance of the mean difference; Student's t with Satterthwaite's degrees of freedom. "
-        "Satterthwaite, Biometrics Bulletin 2 (1946) 110.",
+        "sampling variance of the mean difference; Student's t, its degrees of freedom weighted by "
+        "variance. Cochran & Cox, Experimental Designs (1950).",
     ),
     (
         "Many comparisons",

@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from benchmarks import coverage
 from benchmarks.coverage import AT_ONCE, CASE_MIXES, FAMILY_BAND, THRESHOLD, Seen, simulate, summary
 from cxraug.evaluation.predictions import read_predictions
+from cxraug.evaluation.uncertainty import mixed_df
 
 SLOW = 400  # replicates of a slow test
 LAST = list(CASE_MIXES)[-1]
@@ -136,10 +137,12 @@ def test_one_replicate_judges_every_quantity_of_the_tables():
     assert [one.name for one in paired] == list(coverage.COMPARED)
 
 
-def test_satterthwaite_is_exact_without_run_variance_and_narrow_with_three_runs():
-    assert coverage.satterthwaite(3, 0.0) == pytest.approx(0.95, abs=0.002)
-    assert 0.915 < coverage.satterthwaite(3, 10.0) < 0.93
-    assert coverage.satterthwaite(8, 10.0) > 0.943
+@pytest.mark.parametrize("units", [3, 5, 8])
+@pytest.mark.parametrize("ratio", [0, 0.5, 1, 4, 10])
+def test_degrees_of_freedom_hold_the_band_where_satterthwaites_do_not(units, ratio):
+    assert 0.94 < coverage.coverage_of_df(mixed_df, units, ratio) < 0.967
+    if units == 3 and ratio == 10:
+        assert 0.915 < coverage.coverage_of_df(coverage.squared, units, ratio) < 0.93
 
 
 def toy(rng):

@@ -27,7 +27,7 @@ def test_same_patient_noise_in_every_run_is_counted_once_and_added_to_the_scatte
     found = combine(runs([0.1, 0.2, 0.3], np.tile([[0.03, 0.04]], (3, 1))), np.arange(3))
     between = 0.01 / 3
     assert found.variance == pytest.approx(between + 0.0025)
-    assert found.df == pytest.approx((between + 0.0025) ** 2 / (between**2 / 2 + 0.0025**2 / 99))
+    assert found.df == pytest.approx((between + 0.0025) / (between / 2 + 0.0025 / 99))
 
 
 def test_patient_noise_that_the_scatter_holds_already_is_subtracted():
