@@ -157,7 +157,10 @@ def _how_sure(run: RunFolder, gaps: list[ShownGap]) -> list[str]:
     raw = [gap for gap in firm if gap.raw is not None and gap.row["matched"] == ""]
     stand = sum(gap.matched is not None and gap.matched["p_adjusted"] <= alpha for gap in raw)
     if raw:
-        lines.append(f"Of {len(raw)} raw gaps {stand} stand at the same mix of the other covariates.")
+        which = (
+            f"Of {len(raw)} raw gaps {stand} stand" if len(raw) > 1 else f"The raw gap {'stands' if stand else 'goes'}"
+        )
+        lines.append(f"{which} at the same mix of the other covariates.")
     lines += _missable(run)[:2]
     if len(run.evaluation.get("runs") or []) == 1:
         lines.append("One training: whether another seed gives the same was not assessed.")
