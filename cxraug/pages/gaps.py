@@ -96,7 +96,8 @@ def distinct_gaps(gaps: pd.DataFrame) -> pd.DataFrame:
     mirrored = (rows["group"].map(n_levels) == 2) & (rows["reference"] == REST)
     place = ["arm", "finding", "group", "metric", "matched"]
     suppressed = rows["flag"] == "suppressed"
-    better = ~pd.Series([is_worse(row) for row in rows.to_dict("records")], index=rows.index, dtype=bool)
+    higher = rows["metric"].map({metric: higher_is_better(metric) for metric in metrics}).astype(bool)
+    better = ~((rows["gap"] < 0) & higher | (rows["gap"] > 0) & ~higher)
     drop |= mirrored & ((better & ~suppressed) | (suppressed & rows.duplicated(place)))
     return rows[~drop]
 
