@@ -12,7 +12,7 @@ from cxraug.evaluation.auroc import class_counts
 from cxraug.evaluation.measured import Array, Measured, Patients, measured
 from cxraug.evaluation.ranking import Ranking
 
-CHUNK = 4_000_000  # numbers held at once by the bootstrap, a few times over
+BLOCK = 250  # replicates at a time: few enough for the memory, many enough for the speed
 
 
 def auprc(
@@ -51,16 +51,21 @@ def precision_and_slope(score: Array, positive: Array, weight: Array | None = No
     return area, ranking.rows((precision - area + gain) / m, negatives / m)[::-1]
 
 
-def patient_weights(n_patients: int, replicates: int, seed: int) -> Array:
-    """Multinomial patient weights (P, B) float32: column b says how often each patient is drawn in replicate b."""
+def patient_weights(n_patients: int, replicates: int, seed: int) -> list[Array]:
+    """Multinomial patient weights, blocks (P, b) float32 of at most :data:`BLOCK` replicates.
+
+    A column says how often each patient is drawn in one replicate.
+    """
     rng = np.random.default_rng(seed)
-    weights = np.empty((n_patients, replicates), dtype=np.float32)
-    for b in range(replicates):
-        weights[:, b] = np.bincount(rng.integers(0, n_patients, n_patients), minlength=n_patients)
-    return weights
+    blocks = []
+    for start in range(0, replicates, BLOCK):
+        blocks.append(np.empty((n_patients, min(BLOCK, replicates - start)), dtype=np.float32))
+        for b in range(blocks[-1].shape[1]):
+            blocks[-1][:, b] = np.bincount(rng.integers(0, n_patients, n_patients), minlength=n_patients)
+    return blocks
 
 
-def bootstrap_auprc(score: Array, rows: Array, y: Array, patient_of: Array, weights: Array) -> Array:
+def bootstrap_auprc(score: Array, rows: Array, y: Array, patient_of: Array, weights: list[Array]) -> Array:
     """Average precision in every replicate (B,), exact with ties; NaN where a replicate has no positive.
 
     Only scores of positives matter: negatives are summed (one sparse product) between them.
@@ -68,7 +73,7 @@ def bootstrap_auprc(score: Array, rows: Array, y: Array, patient_of: Array, weig
     Parameters
     ----------
     score, y, patient_of : (n,), one run. rows : (k,) those to judge by ascending score; their y is 1 or 0.
-    weights : (P, B) from :func:`patient_weights`.
+    weights : B replicates from :func:`patient_weights`.
     """
     rows = rows[::-1]
     positive = y[rows] == 1
@@ -79,23 +84,21 @@ def bootstrap_auprc(score: Array, rows: Array, y: Array, patient_of: Array, weig
     level: Array = step[tie]
     n_steps = int((hits > 0).sum())
     inside: Array = np.asarray(level < n_steps)  # negatives below the last positive never enter
-    shape = (n_steps, len(weights))
+    shape = (n_steps, len(weights[0]))
     ones = np.ones(len(rows), dtype=np.float32)
 
     def incidence(keep: Array) -> sparse.csr_matrix:
         return sparse.csr_matrix((ones[keep], (level[keep], patient_of[rows[keep]])), shape=shape)
 
     hit_rows, all_rows = incidence(positive), incidence(inside)
-    width = max(1, min(weights.shape[1], CHUNK // max(n_steps, 1)))
-    result = np.empty(weights.shape[1])
-    for start in range(0, weights.shape[1], width):
-        part = np.ascontiguousarray(weights[:, start : start + width])
+    result = []
+    for part in weights:
         gained = hit_rows @ part
         true, called = _cumulate(gained.copy()), _cumulate(all_rows @ part)
         with np.errstate(invalid="ignore", divide="ignore"):
-            precision = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
-            result[start : start + width] = np.einsum("kb,kb->b", gained, precision) / true[-1]
-    return result
+            precision = np.divide(true, called, out=called, where=called > 0)  # 0 where nobody is called
+            result.append(np.einsum("kb,kb->b", gained, precision) / true[-1])
+    return np.concatenate(result)
 
 
 def _cumulate(rows: Array) -> Array:

@@ -146,10 +146,12 @@ def flag_of(metric: str, enough: float, n: int, n_pos: int, min_cell: int, few: 
     return "few" if enough < few else ""
 
 
-def bootstrap_variance(subject: Subject, runs: Array, weights_of_runs: Array, cell: Cell, weights: Array) -> float:
+def bootstrap_variance(
+    subject: Subject, runs: Array, weights_of_runs: Array, cell: Cell, weights: list[Array]
+) -> float:
     """Patient-bootstrap variance of the weighted mean AUPRC over ``runs`` (positions); NaN replicates left out."""
     assert subject.scores is not None
-    total = np.zeros(weights.shape[1])
+    total = np.zeros(sum(part.shape[1] for part in weights))
     for run, share in zip(runs, weights_of_runs, strict=True):
         score = subject.scores[run]
         rows = cell.ascending(score, subject.order[run], subject)

@@ -39,11 +39,13 @@ def test_influence_is_the_derivative_by_patient_weight(levels):
 @pytest.mark.parametrize("levels", [None, 6])
 def test_bootstrap_is_a_plain_resampling_loop(levels):
     ids, y, scores = scored(60, 6, levels=levels)
-    weights = patient_weights(60, 25, seed=1)
-    assert (weights.sum(axis=0) == 60).all()
+    weights = patient_weights(60, 260, seed=1)
+    drawn = np.hstack(weights)
+    assert drawn.shape == (60, 260)
+    assert (drawn.sum(axis=0) == 60).all()
     order = np.argsort(scores[0])
     fast = bootstrap_auprc(scores[0], order, y, ids, weights)
-    slow = [average_precision_score(y, scores[0], sample_weight=weights[ids, b]) for b in range(25)]
+    slow = [average_precision_score(y, scores[0], sample_weight=drawn[ids, b]) for b in range(260)]
     np.testing.assert_allclose(fast, slow, atol=2e-6)
 
 
@@ -55,7 +57,7 @@ def test_bootstrap_and_influence_agree():
 
 def test_replicates_without_positives_are_not_numbers():
     y = np.array([1.0, 0, 0])
-    weights = np.array([[0, 1], [1, 1], [2, 1]], dtype=np.float32)
+    weights = [np.array([[0, 1], [1, 1], [2, 1]], dtype=np.float32)]
     score = np.array([0.5, 0.9, 0.1])
     found = bootstrap_auprc(score, np.argsort(score), y, np.arange(3), weights)
     assert np.isnan(found[0])
