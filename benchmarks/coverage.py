@@ -660,7 +660,7 @@ def say_degrees_of_freedom(page: Page) -> None:
 
 def say_families(page: Page) -> None:
     """Family-wise error, and the null of the extremes."""
-    found = page.seen(no_gap, "no gap", factor=2 / AT_ONCE)
+    found = page.seen(no_gap, "no gap", factor=8 / AT_ONCE)
     families, extremes = [], []
     for grouping, (levels, shared) in GROUPINGS.items():
         head: dict[str, Any] = {"groups": levels, "patients in two groups": "yes" if shared else "no"}
