@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -25,16 +27,29 @@ def available() -> int:
 def forked_map(function: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
     """``map(function, items)`` in order, by ``workers`` forked processes that see this one's memory.
 
-    Results (and errors) come back pickled; what ``function`` changes elsewhere is lost. With one worker: plain ``map``.
+    Results (and errors) come back pickled; what ``function`` changes elsewhere is lost. What processes cannot do (a
+    machine without semaphores, one that kills them for memory) is done here, one item after the other.
     """
+    done = 0
+    if min(workers, len(items)) > 1:
+        try:
+            for result in _in_processes(function, items, workers):
+                yield result
+                done += 1
+        except (OSError, BrokenProcessPool):
+            pass
+    yield from map(function, items[done:])
+
+
+def _in_processes(function: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
     global _task
-    if workers < 2 or len(items) < 2:
-        yield from map(function, items)
-        return
     _task = function
     try:
-        with multiprocessing.get_context("fork").Pool(min(workers, len(items)), _start) as pool:
-            yield from pool.imap(_call, items)
+        pool = ProcessPoolExecutor(min(workers, len(items)), multiprocessing.get_context("fork"), _start)
+        try:
+            yield from pool.map(_call, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
     finally:
         _task = None
 

@@ -1,8 +1,11 @@
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from cxraug.evaluation import workers as workers_module
 from cxraug.evaluation.workers import forked_map
 
 EQUAL = """
@@ -37,6 +40,25 @@ def test_results_come_in_order(workers):
 def test_an_error_in_a_worker_reaches_the_caller():
     with pytest.raises(ZeroDivisionError):
         list(forked_map(lambda item: 1 / item, [1, 0], 2))
+
+
+def test_a_killed_worker_leaves_its_work_to_the_caller():
+    here = os.getpid()
+
+    def work(item):
+        if item == 2 and os.getpid() != here:  # as the kernel does where memory runs out
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+    assert list(forked_map(work, range(6), 2)) == list(range(6))
+
+
+def test_without_semaphores_the_caller_works_alone(monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no semaphores here")
+
+    monkeypatch.setattr(workers_module, "ProcessPoolExecutor", refuse)
+    assert list(forked_map(str, range(3), 2)) == ["0", "1", "2"]
 
 
 def test_an_evaluation_in_processes_is_the_same_to_the_last_digit():
