@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from copy import copy
 from dataclasses import dataclass, replace
@@ -143,6 +144,8 @@ class Assembly:
             names.append("equalised_odds")
         work = len(cells) * len(self.subjects) * self.predictions.p.shape[0] * self.patients.n
         workers = available() if work > WORTH_A_FORK else 1
+        if work > WORTH_A_FORK:  # a plain line: the thread of a moving bar must not live where processes are forked
+            print(f"measuring by {group} ({len(cells)} levels)", file=sys.stderr, flush=True)
         by_cost = sorted(names, key=lambda name: name not in COSTLY)  # so that no worker is left alone with the last
         found = dict(zip(by_cost, forked_map(partial(self._rows_of, grouping), by_cost, workers), strict=True))
         for metric in names:
