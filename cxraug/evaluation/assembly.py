@@ -40,6 +40,7 @@ COMPARISON = ("baseline", "arm", "finding", "group", "level", "metric", "differe
               "p_adjusted", "family", "n_seeds", "n_draws", "n_patients", "mde", "flag")  # fmt: skip
 REST = "rest"
 MOST_LEVELS = 500
+HELD = 5  # families of influence values that one metric holds at a time
 COSTLY = ("auroc", "auprc", "ece")
 WORTH_A_FORK = 2e7  # rows x runs x findings x levels of a grouping: some seconds
 BOOTSTRAP_BELOW = 500  # positive patients; influence values agree with a bootstrap of more (tests, benchmarks)
@@ -143,7 +144,8 @@ class Assembly:
         if "equalised_odds" in settings.metrics and group != "all":
             names.append("equalised_odds")
         work = len(cells) * len(self.subjects) * self.predictions.p.shape[0] * self.patients.n
-        workers = available() if work > WORTH_A_FORK else 1
+        family = 8 * len(self.patients) * len(self.subjects) * len(cells)  # bytes of one number per patient and gap
+        workers = available(HELD * family * self.predictions.p.shape[0]) if work > WORTH_A_FORK else 1
         if work > WORTH_A_FORK:  # a plain line: the thread of a moving bar must not live where processes are forked
             print(f"measuring by {group} ({len(cells)} levels)", file=sys.stderr, flush=True)
         by_cost = sorted(names, key=lambda name: name not in COSTLY)  # so that no worker is left alone with the last

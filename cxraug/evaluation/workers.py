@@ -17,11 +17,15 @@ MOST = 4  # each holds results of its own
 _task: Callable[[Any], Any] | None = None
 
 
-def available() -> int:
-    """How many processes may be forked safely: 1 (none) but on Linux, and 1 once torch has threads of its own."""
+def available(need: float) -> int:
+    """How many processes that ``need`` so many bytes each may be forked.
+
+    1 (none) but on Linux, once torch has threads of its own, and where less memory than for two is free.
+    """
     if sys.platform != "linux" or "torch" in sys.modules or multiprocessing.current_process().daemon:
         return 1
-    return min(len(os.sched_getaffinity(0)), MOST)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(len(os.sched_getaffinity(0)), MOST, int(free / need)))
 
 
 def forked_map(function: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:

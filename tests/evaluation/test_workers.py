@@ -21,7 +21,7 @@ settings = EvaluationSettings(groups=("sex", "age"), bootstrap=20, controls=("a0
 assert "torch" not in sys.modules
 found = []
 for workers in (1, 3):
-    assembly.WORTH_A_FORK, assembly.available = 0, lambda workers=workers: workers
+    assembly.WORTH_A_FORK, assembly.available = 0, lambda need, workers=workers: workers
     found.append(evaluate(runs, settings))
 one, three = found
 for name in ("cells", "gaps", "comparison", "curves"):
@@ -51,6 +51,13 @@ def test_a_killed_worker_leaves_its_work_to_the_caller():
         return item
 
     assert list(forked_map(work, range(6), 2)) == list(range(6))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+def test_no_more_processes_than_there_is_memory_for(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert workers_module.available(1e15) == 1
+    assert workers_module.available(1) == min(len(os.sched_getaffinity(0)), workers_module.MOST)
 
 
 def test_without_semaphores_the_caller_works_alone(monkeypatch):
