@@ -107,8 +107,8 @@ def nearest_training(
 
     Notes
     -----
-    The nearest over all look-ups counts. ``distance`` is Euclidean, between features; ``shift_x`` and ``shift_y`` are in
-    pixels of 64. A copy is found as far as the features do not see how it was changed.
+    The nearest over all look-ups counts. ``distance`` is Euclidean, between features; ``shift_x`` and ``shift_y`` are
+    in pixels of 64. A copy is found as far as the features do not see how it was changed.
     """
     known, pixel = features(train), synthetic.shape[1] / SIDE
     distance, where = np.full(len(synthetic), np.inf), np.zeros(len(synthetic), int)
