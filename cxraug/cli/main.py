@@ -15,7 +15,20 @@ from cxraug.errors import CxraugError
 UsageProblem: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 INTERRUPTED = 130
-PARTS = ("run", "recipe", "phantom", "audit", "plan", "core", "generate", "gate", "train", "evaluate", "report")
+PARTS = (
+    "run",
+    "recipe",
+    "phantom",
+    "audit",
+    "plan",
+    "core",
+    "generate",
+    "gate",
+    "train",
+    "evaluate",
+    "fidelity",
+    "report",
+)
 
 app = typer.Typer(
     name="cxraug",

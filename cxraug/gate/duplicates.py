@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from cxraug.gate.check import Check, Evidence, Images, Test, conformal_high, highest_accepted
+from cxraug.privacy.nearest import BLOCK, nearest, unit
 
 SIDE = 32  # pixels: small enough for exhaustive search, large enough that two patients differ
-BLOCK = 2048  # rows of one block of the correlation matrix
 NULL_ROWS = 2000  # real images whose nearest other patient calibrates the cut-off
 SAME = 0.99  # real images of two patient ids nearer than this are one image filed twice (real pairs stay below 0.93)
 COPY, TWIN = "duplicates: copy of a training image", "duplicates: copy of another synthetic image"
@@ -111,36 +111,6 @@ def standardise(pixels: np.ndarray) -> np.ndarray:
         part = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BLOCK])).float()[:, None]
         small[start : start + BLOCK] = torch.nn.functional.adaptive_avg_pool2d(part, SIDE).flatten(1).numpy()
     return unit(small - small.mean(axis=1, keepdims=True))
-
-
-def nearest(
-    a: np.ndarray, b: np.ndarray, *, groups: tuple[np.ndarray, np.ndarray] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The largest correlation of each row of ``a`` with a row of ``b``, and which row that is.
-
-    ``groups`` names the group of each row of a and b; rows of the same group are not compared. Where nothing is left
-    the correlation is NaN and the row -1. Blocked: memory stays below a few hundred MB.
-    """
-    best, where = np.full(len(a), -np.inf, np.float32), np.full(len(a), -1)
-    for i in range(0, len(a), BLOCK):
-        rows = slice(i, i + BLOCK)
-        for j in range(0, len(b), 4 * BLOCK):
-            columns = slice(j, j + 4 * BLOCK)
-            block = a[rows] @ b[columns].T
-            if groups is not None:
-                block[groups[0][rows, None] == groups[1][None, columns]] = -np.inf
-            top = block.argmax(axis=1)
-            value = block[np.arange(len(top)), top]
-            better = value > best[rows]
-            best[rows] = np.where(better, value, best[rows])
-            where[rows] = np.where(better, top + j, where[rows])
-    return np.where(np.isfinite(best), best, np.nan), where
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    """Scale each row to length 1; a row of (nearly) zeros becomes zero."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-6)
 
 
 def _join_equal(patients: np.ndarray, sha: np.ndarray) -> np.ndarray:

@@ -37,6 +37,7 @@ STEPS = {  # in an order in which each finds what it needs; command -> (argument
     "run": ("tiny.yaml --out run", "folder", "run"),
     "report": ("run", "report", "run/report.html"),
     "predict": (f"{MODEL} cohort/manifest.parquet --out p.csv", "images", 120),
+    "fidelity": ("cohort/manifest.parquet cohort/manifest.parquet --n 30", "n", 30),
     "evaluate": ("p.csv --groups sex --bootstrap 20", "out", None),
 }
 

@@ -11,7 +11,7 @@ from cohort import toy_images
 from PIL import Image
 
 from cxraug.gate.check import Images
-from cxraug.gate.duplicates import COPY, TWIN, Duplicates, nearest, standardise
+from cxraug.gate.duplicates import COPY, TWIN, Duplicates, standardise
 
 REAL = toy_images(400)
 
@@ -111,20 +111,6 @@ def test_views_of_one_study_may_resemble_each_other() -> None:
     one = toy_images(1, seed=12).pixels[0]
     batch = as_batch(np.stack([one, one]), ["syn-1", "syn-1"])
     assert not rejected(fitted(), batch)[:, 1].any()
-
-
-def test_nearest_is_exact() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(50, 8)).astype(np.float32), rng.normal(size=(9000, 8)).astype(np.float32)
-    value, where = nearest(a, b)
-    full = a @ b.T
-    assert np.array_equal(where, full.argmax(axis=1))
-    assert np.allclose(value, full.max(axis=1))
-    value, where = nearest(a[:3], a[:3], groups=(np.array([0, 0, 1]), np.array([0, 0, 1])))
-    assert where.tolist()[:2] == [2, 2]
-    value, where = nearest(a[:1], a[:1], groups=(np.zeros(1), np.zeros(1)))
-    assert np.isnan(value[0])
-    assert where[0] == -1
 
 
 def test_standardised_images_do_not_know_brightness_or_contrast() -> None:
