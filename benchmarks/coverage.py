@@ -90,7 +90,6 @@ def predictions_of(patient_of: Array, y: Array, p: Array, runs: Any = None, **co
         p=p[:, None],
         runs=pd.DataFrame(runs),
         validation=(nothing,) * len(p),
-        patient_of=patient_of,
         patients=Patients(np.flatnonzero(np.diff(patient_of, prepend=-1)), len(y)),
         sources=({},),
     )

@@ -118,7 +118,7 @@ def bootstrap_path(predictions: Predictions, replicates: int) -> int:
         for cell in cells.values():
             if measurable(subject, cell):
                 rows = cell.ascending(subject.scores[0], subject.order[0], subject)
-                bootstrap_auprc(subject.scores[0], rows, subject.y, predictions.patient_of, weights)
+                bootstrap_auprc(subject.scores[0], rows, subject.y, predictions.patients.of, weights)
                 done += 1
     return done
 

@@ -58,7 +58,7 @@ def curves_of(
             continue
         subject, rows = by_name[finding], rows_of[group, level]
         rows = rows[~np.isnan(subject.y[rows])]
-        found = _points(wanted[metric], subject, rows, units[arm], predictions.patient_of[rows], least, alpha)
+        found = _points(wanted[metric], subject, rows, units[arm], predictions.patients.of[rows], least, alpha)
         places += [(arm, finding, group, level, wanted[metric])] * len(found)
         points.append(found)
     table = pd.DataFrame(places, columns=list(CURVES[:5]))

@@ -49,7 +49,7 @@ class Predictions:
     findings : F names. y : (F, n) 1, 0 or NaN. p : (R, F, n) probabilities of R runs.
     runs : (R rows) ``arm, seed, draw`` as strings and ``file``, the number of the file they came from.
     validation : R entries, each run's own validation rows (may be empty).
-    patient_of : (n,) patient number of each row; ``patients`` sums over them.
+    patients : the rows of each patient.
     sources : name and sha256 of each file. notes : what the reader should know.
     unequal : columns of ``table`` (that of the first run) that another run fills otherwise, and where; no groups.
     """
@@ -60,7 +60,6 @@ class Predictions:
     p: Array
     runs: pd.DataFrame
     validation: tuple[Scored, ...]
-    patient_of: Array
     patients: Patients
     sources: tuple[dict, ...] = ()
     notes: tuple[str, ...] = field(default=())
@@ -338,7 +337,6 @@ def _align(
         p=np.stack([_matrix(test, "p_", findings) for test in tests.values()]),
         runs=pd.DataFrame(runs),
         validation=tuple(validation),
-        patient_of=codes,
         patients=Patients(starts, len(codes)),
         sources=sources,
         notes=tuple(notes),
