@@ -283,12 +283,13 @@ def _gaps_table(evaluation: Evaluation, most: int = 20) -> Table:
     """The gaps with the smallest adjusted p over all runs, at least those that are shown (p at most alpha)."""
     from rich.text import Text
 
-    from cxraug.pages.gaps import distinct_gaps
+    from cxraug.pages.gaps import distinct_gaps, is_shown
 
     gaps = distinct_gaps(evaluation.gaps)
     gaps = gaps[gaps["flag"] != "suppressed"].sort_values("p_adjusted", kind="stable")
-    small = gaps["p_adjusted"] <= evaluation.info["settings"]["alpha"]
-    firm, clear = int((small & (gaps["flag"] != "few")).sum()), int(small.sum())
+    alpha = evaluation.info["settings"]["alpha"]
+    firm = sum(is_shown(row, alpha) for row in gaps.to_dict("records"))
+    clear = int((gaps["p_adjusted"] <= alpha).sum())
     title = f"Gaps: {firm} of {len(gaps)} are shown (adjusted p, simultaneous intervals per metric and grouping)"
     columns = {"arm": "left", "finding": "left", "who": "left", "metric": "left", "gap": "right", "p adj.": "right",
                "detectable": "right"}  # fmt: skip

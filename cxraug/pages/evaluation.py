@@ -16,6 +16,7 @@ from cxraug.pages.fairness_card import fairness_card
 from cxraug.pages.gaps import (
     alpha_of,
     distinct_gaps,
+    is_shown,
     is_worse,
     missed,
     sentence,
@@ -174,7 +175,7 @@ def gaps_section(run: RunFolder) -> Markup:
         if shown.empty:
             parts.append(note(f"{title}: every gap is suppressed, too few cases."))
             continue
-        clear = int(((shown["p_adjusted"] <= alpha_of(run)) & (shown["flag"] != "few")).sum())
+        clear = sum(is_shown(row, alpha_of(run)) for row in shown.to_dict("records"))
         first = shown.head(max(FIRST, min(clear, MOST_ROWS)))
         caption = f"The {len(first)} of {len(shown)} {label(metric)} gaps with the smallest adjusted p; "
         caption += f"{clear} {'is' if clear == 1 else 'are'} shown (bold). Intervals hold together per grouping."
@@ -211,8 +212,7 @@ def _forest(run: RunFolder, rows: pd.DataFrame, *, grouped: bool) -> Markup:
         where = f"{row['level']} − {row['reference']}" + (f" · {row['arm']}" if several else "")
         name = where if grouped else f"{row['finding']}, {row['group']} {where}"
         group = str(row["finding"]) if grouped else ""
-        strong = row["flag"] != "suppressed" and row["p_adjusted"] <= alpha
-        marks.append(interval_row(run, row, value="gap", label=name, group=group, strong=bool(strong)))
+        marks.append(interval_row(run, row, value="gap", label=name, group=group, strong=is_shown(row, alpha)))
     sides = ("lower than the reference", "higher than the reference")
     return plot.forest(marks, what="gap", reference=0.0, sign=True, sides=sides)
 
@@ -254,7 +254,7 @@ def _heat(run: RunFolder, rows: pd.DataFrame, caption: str) -> Markup:
         cells[row["finding"], row["level"]] = (
             plot.Heat(note="–")
             if hidden
-            else plot.Heat(float(row["gap"]), is_worse(row), bool(row["p_adjusted"] <= alpha), row["flag"] == "few")
+            else plot.Heat(float(row["gap"]), is_worse(row), is_shown(row, alpha), row["flag"] == "few")
         )
     table_rows = [(name, [cells.get((name, level), plot.Heat(note="–")) for level in levels]) for name in findings]
     return plot.heat_map(levels, table_rows, caption=f"Gap of {caption}", corner="finding")

@@ -48,10 +48,9 @@ class ShownGap:
 
     @property
     def row(self) -> Row:
-        """The row that shows it: the raw one where that does."""
-        chosen = self.raw if self.raw is not None and _is_shown(self.raw, self.alpha) else self.matched
-        assert chosen is not None
-        return chosen
+        """The row that shows it, or hints at it: of two that do the same, the raw one."""
+        both = [row for row in (self.raw, self.matched) if row is not None and _small_p(row, self.alpha)]
+        return next((row for row in both if is_shown(row, self.alpha)), both[0])
 
     @property
     def hint(self) -> bool:
@@ -67,6 +66,11 @@ class ShownGap:
 def is_worse(row: Row) -> bool:
     """Whether a gap is to the level's disadvantage."""
     return bool(row["gap"] < 0 if higher_is_better(str(row["metric"])) else row["gap"] > 0)
+
+
+def is_shown(row: Row, alpha: float) -> bool:
+    """Whether a gap is shown: its adjusted p is small, and neither side has few cases."""
+    return _small_p(row, alpha) and row["flag"] == ""
 
 
 def alpha_of(run: RunFolder) -> float:
@@ -234,7 +238,7 @@ def _rank(gap: ShownGap) -> tuple:
     return not gap.worse, gap.hint, gap.row["matched"] != "", gap.row["p_adjusted"]
 
 
-def _is_shown(row: Row, alpha: float) -> bool:
+def _small_p(row: Row, alpha: float) -> bool:
     return bool(row["p_adjusted"] <= alpha)
 
 
@@ -249,7 +253,7 @@ def _after_matching(gap: ShownGap) -> str:
     if gap.row["matched"] == "":
         if gap.matched is None:
             return " Too few have a counterpart at the same mix of the other covariates." if gap.unmatched else ""
-        held = "it stands" if _is_shown(gap.matched, gap.alpha) else "it is no longer shown"
+        held = "it stands" if _small_p(gap.matched, gap.alpha) else "it is no longer shown"
         return f" At the same mix of the other covariates {held}: {gap_text(gap.matched)}."
     if gap.raw is not None:
         return f" Without matching it is not shown: {gap_text(gap.raw)}."

@@ -165,6 +165,11 @@ def test_a_gap_of_few_cases_is_a_hint_not_shown(folder, tmp_path):
     assert all(gap["hint"] for gap in found.as_json()["shown_gaps"])
     text = assert_offline(write_evaluation_report(tmp_path).read_text()).text
     assert "To a disadvantage" not in text
+    assert "0 are shown (bold)" in text
+    assert "are shown (bold)" in assert_offline((folder / "report.html").read_text()).text
+    framed = re.compile(r'<td class="(?:worse|better)-\d strong">')
+    assert framed.search((folder / "report.html").read_text())
+    assert not framed.search((tmp_path / "report.html").read_text())
     assert "Hints, from few cases" in text
 
 
