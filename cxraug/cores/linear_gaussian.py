@@ -200,13 +200,13 @@ def fit_gaussian_model(
             rows = np.sort(np.random.default_rng(seed).choice(rows, FIT_LIMIT, replace=False))
         values, known = vocabulary.encode(conditions.take(rows))
         images = torch.from_numpy(np.ascontiguousarray(pixels[rows])).reshape(len(rows), -1).float() / 127.5 - 1
-        parts[PROJECTIONS[code]] = _fit_part(
+        parts[PROJECTIONS[code]] = fit_part(
             images, torch.from_numpy(values), torch.from_numpy(known), components, seed
         )
     return GaussianModel(parts)
 
 
-def _fit_part(images: Tensor, values: Tensor, known: Tensor, components: int, seed: int) -> LinearGaussian:
+def fit_part(images: Tensor, values: Tensor, known: Tensor, components: int, seed: int) -> LinearGaussian:
     """Fit one projection; ``images`` (n, D) in [-1, 1] is overwritten by its residuals."""
     n, d = images.shape
     model = LinearGaussian(d, values.shape[1], max(1, min(components, n - 1, d - 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
@@ -35,7 +36,7 @@ def guided(denoise: Callable[[Tensor, Tensor, ConditionBatch], Tensor], batch: C
     return model
 
 
-def solver(settings: DiffusionSettings) -> DPMSolverMultistepScheduler:
+def solver(settings: Any) -> DPMSolverMultistepScheduler:
     """The scheduler for the noise x_t = (1 - t) x + t e, whose model predicts x."""
     return DPMSolverMultistepScheduler(
         prediction_type="sample",

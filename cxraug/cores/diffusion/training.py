@@ -63,13 +63,13 @@ def train_diffusion(
     """
     check_training(pixels, conditions)
     folder = Path(folder)
-    seen = _all_seen(seen, init)
+    seen = all_seen(seen, init)
     key = _key(pixels, conditions, settings, init, seed)
     if (folder / CARD).is_file():
         if read_json(folder / CARD).get("settings", {}).get("key") != key:
             raise InputError("the folder holds another core", file=folder, expected="a new folder")
         return folder
-    with _threads(settings.threads):
+    with threads_of(settings.threads):
         vocabulary, denoiser = _start(pixels, conditions, settings, init, seed)
         final = _train(denoiser, vocabulary, pixels, conditions, folder, settings, key, seed)
     save_core(
@@ -107,10 +107,10 @@ def _train(
     average = EMAModel(parameters, decay=settings.ema)
     done = _restore(folder, key, denoiser, optimizer, average)
     everything = ConditionBatch.of(vocabulary, conditions)
-    chances = torch.from_numpy(_chances(conditions, settings.rare_power))
+    chances = torch.from_numpy(chances(conditions, settings.rare_power))
     fields = torch.from_numpy(vocabulary.groups())
     for step in track(range(done, settings.steps), "training", total=settings.steps, done=done):
-        random = torch.Generator().manual_seed(_step_seed(seed, step))
+        random = torch.Generator().manual_seed(step_seed(seed, step))
         rows = torch.multinomial(chances, settings.batch_size, replacement=True, generator=random)
         images = torch.from_numpy(pixels[rows.numpy()]).flatten(1).float() / 127.5 - 1
         batch = everything.take(rows).hide(_keep(settings, fields, len(rows), random))
@@ -153,7 +153,7 @@ def schedule(step: int, steps: int, warmup: int) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
 
 
-def _chances(conditions: Conditions, power: float) -> np.ndarray:
+def chances(conditions: Conditions, power: float) -> np.ndarray:
     """(n,) chances of drawing each image: frequency of its rarest present finding to the power ``-power``."""
     present = conditions.y == 1
     share = np.maximum(present.mean(0), 1 / len(conditions)) if len(conditions) else present.mean(0)
@@ -228,7 +228,7 @@ def _extend(
     return vocabulary, denoiser
 
 
-def _all_seen(seen: Seen, init: Path | None) -> Seen:
+def all_seen(seen: Seen, init: Path | None) -> Seen:
     """``seen`` and what ``init`` has seen: a fine-tuned core has seen both."""
     if init is None:
         return seen
@@ -283,13 +283,13 @@ def _key(pixels: np.ndarray, conditions: Conditions, settings: DiffusionSettings
     })  # fmt: skip
 
 
-def _step_seed(seed: int, step: int) -> int:
+def step_seed(seed: int, step: int) -> int:
     key = hashlib.sha256(f"{seed}/{step}".encode()).digest()[:8]
     return int.from_bytes(key, "little") >> 1
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads_of(count: int) -> Iterator[None]:
     """Compute with ``count`` threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

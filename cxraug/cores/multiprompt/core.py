@@ -1,0 +1,255 @@
+"""The multi-prompt core behind the contract: any subset of conditions and slots given, any slots wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from cxraug.cores.conditions import Conditions, Vocabulary
+from cxraug.cores.core import LATERAL, Card, GenerativeCore, Prompt, Study
+from cxraug.cores.given import Given, given_boxes, given_files, read_given
+from cxraug.cores.linear_gaussian import LinearGaussian
+from cxraug.cores.multiprompt.alignment import Alignment
+from cxraug.cores.multiprompt.denoiser import JITTER, Asked, MultipromptDenoiser
+from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT, SLOTS
+from cxraug.cores.multiprompt.report_codec import ReportCodec
+from cxraug.cores.multiprompt.sampling import guided, sample
+from cxraug.cores.multiprompt.settings import SAMPLER, MultipromptSettings
+from cxraug.cores.multiprompt.spatial import PARTS, Layout
+from cxraug.cores.multiprompt.spectrum import SpectralGaussian, as_float
+from cxraug.cores.multiprompt.studyset import general_entries, mask_planes
+from cxraug.cores.pixel_core import load_weights, stream, to_uint8, vocabulary_of
+from cxraug.errors import InputError, first_problem
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a batch computes: prompts of one role share it, so an image never depends on its neighbours' roles."""
+
+    wanted: tuple[int, ...]  # view slots
+    given: tuple[int, ...]
+    report: str  # "write", "given" or "none"
+    attributes: bool
+    text: bool
+
+
+class MultipromptCore(GenerativeCore):
+    """Samples frontal view, lateral view and report from one denoiser. ``settings`` may override the card's sampler."""
+
+    def __init__(
+        self,
+        card: Card,
+        denoiser: MultipromptDenoiser,
+        settings: MultipromptSettings,
+        *,
+        codec: ReportCodec | None = None,
+        alignment: Alignment | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.card, self.device = card, device
+        self.vocabulary = vocabulary_of(card)
+        self.denoiser = denoiser.to(device).eval().requires_grad_(False)
+        self.codec = None if codec is None else codec.to(device).eval().requires_grad_(False)
+        self.alignment = None if alignment is None else alignment.to(device).eval().requires_grad_(False)
+        self.batch_size = settings.sample_batch
+        self.dtype = str(denoiser.dtype).removeprefix("torch.")
+        self._use(settings)
+
+    def configure(self, *, steps: int | None = None, guidance: float | None = None, **others: Any) -> None:
+        """Change sampler settings (``sampler_steps`` for short ``steps``, ``guidance``, ``text_guidance``, ...).
+
+        None keeps a setting. An unknown or impossible one is an :class:`InputError`.
+        """
+        wanted = {"sampler_steps": steps, "guidance": guidance, **others}
+        wanted = {key: value for key, value in wanted.items() if value is not None}
+        for key in wanted:
+            if key not in SAMPLER:
+                raise InputError("not a sampler setting", found=key, expected=f"one of {', '.join(sorted(SAMPLER))}")
+        try:
+            self._use(MultipromptSettings(**{**self.settings.model_dump(), **wanted}))
+        except ValidationError as error:
+            raise InputError(f"sampler setting {': '.join(first_problem(error))}") from None
+
+    def _use(self, settings: MultipromptSettings) -> None:
+        self.settings = settings
+        self.sampler = {
+            "scheduler": f"{settings.solver} order 2",
+            "steps": settings.sampler_steps,
+            **{name: getattr(settings, name) for name in sorted(SAMPLER - {"solver", "sampler_steps"})},
+        }
+
+    def refuse(self, prompt: Prompt) -> None:
+        """As the contract, and views that this denoiser cannot draw together: one of each projection at most."""
+        super().refuse(prompt)
+        slots = [_slot(view) for view in prompt.views]
+        if len(set(slots)) < len(slots):
+            raise InputError(f"prompt {prompt.prompt_id}: two views of one projection", found="|".join(prompt.views),
+                             expected="at most one frontal and one lateral view")  # fmt: skip
+        if self.alignment is None and set(slots) & {_slot(view) for view in given_files(prompt, "reference_image")}:
+            raise InputError(f"prompt {prompt.prompt_id}: core {self.card.name} has no shared space, so it cannot vary "
+                             "a reference image", expected="a reference of another projection than the views")  # fmt: skip
+
+    def embed(self, content: Sequence[str] | np.ndarray, view: str | None = None) -> np.ndarray:
+        """(n, e) unit vectors in the shared space of reports (texts) or of uint8 images (n, R, R) of ``view``."""
+        if self.alignment is None:
+            raise InputError(f"core {self.card.name} has no shared space")
+        with torch.no_grad():
+            if view is None:
+                assert self.codec is not None
+                return self.alignment.embed(REPORT, self.codec.encode([str(c) for c in content])).cpu().numpy()
+            maps = as_float(np.asarray(content)[:, None]).to(self.device)
+            return self.alignment.embed(_slot(view), maps).cpu().numpy()
+
+    @torch.no_grad()
+    def _generate(self, prompts: list[Prompt], seeds: list[int]) -> list[Study]:
+        roles = [self._role(p) for p in prompts]
+        studies: list[Study | None] = [None] * len(prompts)
+        for role in dict.fromkeys(roles):
+            rows = [i for i, r in enumerate(roles) if r == role]
+            padded = rows + [rows[-1]] * (len(prompts) - len(rows))
+            found = self._draw([prompts[i] for i in padded], [seeds[i] for i in padded], role)
+            for i, study in zip(rows, found, strict=False):
+                studies[i] = study
+        return [study for study in studies if study is not None]
+
+    def _role(self, prompt: Prompt) -> Role:
+        wanted = {_slot(view) for view in prompt.views}
+        references = {_slot(view) for view in given_files(prompt, "reference_image")}
+        report = "none" if self.codec is None else "given" if prompt.report else "write" if prompt.writes_report else "none"
+        attributes = prompt.asks_for() & {"findings", "sex", "age", "race", "source", "mask", "boxes"}
+        return Role(
+            tuple(sorted(wanted)), tuple(sorted(references - wanted)), report, bool(attributes),
+            report == "given" or bool(references & wanted),
+        )  # fmt: skip
+
+    def _draw(self, prompts: list[Prompt], seeds: list[int], role: Role) -> list[Study]:
+        n, size = len(prompts), self.card.resolution
+        slots = sorted({*role.wanted, *role.given})
+        files = {(p.mask, p.reference_image, p.boxes, p.views): p for p in prompts}
+        read = {k: read_given(p, resolution=size, findings=self.card.findings) for k, p in files.items()}
+        givens = [read[(p.mask, p.reference_image, p.boxes, p.views)] for p in prompts]
+        given: dict[int, Tensor] = {}
+        for slot in role.given:
+            images = np.stack([next(x for v, x in g.images.items() if _slot(v) == slot) for g in givens])
+            given[slot] = as_float(images[:, None]).to(self.device)
+        report_known = torch.full((n, 1), float(role.report != "none"))
+        if role.report == "given":
+            assert self.codec is not None
+            texts = {p.report or "" for p in prompts}
+            latents = {t: self.codec.encode([t])[0] for t in texts}
+            given[REPORT] = torch.stack([latents[p.report or ""] for p in prompts])
+        asked = self._asked(prompts, givens, role, slots, report_known).to(self.device)
+        shapes: dict[int, tuple[int, ...]] = {s: (1, size, size) for s in role.wanted}
+        if role.report == "write":
+            shapes[REPORT] = self.denoiser.report_shape
+        elif role.report == "none" and self.codec is not None:
+            given[REPORT] = torch.zeros(n, *self.denoiser.report_shape, device=self.device)
+        streams = {s: [stream(seed, SLOTS[s]) for seed in seeds] for s in shapes}
+        told = torch.full((n, 1), float(role.report == "given"), device=self.device)
+        model = guided(self.denoiser, asked, given, self.settings, attributes=role.attributes, text=role.text,
+                       report_given=told)  # fmt: skip
+        found = sample(model, self.settings, shapes, streams, self.device)
+        pixels = {s: to_uint8(found[s][:, 0]) for s in role.wanted}
+        written: list[str | None] = [None] * n
+        if role.report == "write":
+            assert self.codec is not None
+            written = list(self.codec.decode(found[REPORT]))
+        return [
+            Study({view: pixels[_slot(view)][i] for view in p.views}, written[i]) for i, p in enumerate(prompts)
+        ]
+
+    def _asked(
+        self, prompts: list[Prompt], givens: list[Given], role: Role, slots: list[int], report_known: Tensor
+    ) -> Asked:
+        grid = self.settings.grid
+        values, known, layouts = {}, {}, {}
+        general = torch.from_numpy(general_entries(self.vocabulary))
+        for slot in [*slots, REPORT]:
+            views = [self._view(p, slot) for p in prompts]
+            conditions = Conditions.from_prompts(prompts, views, self.card.findings)
+            v, k = self.vocabulary.encode(conditions)
+            pad = torch.zeros(len(prompts), JITTER)
+            values[slot] = torch.cat([torch.from_numpy(v), pad], 1)
+            known[slot] = torch.cat([torch.from_numpy(k), pad], 1)
+            if slot == REPORT:
+                known[slot] = known[slot] * general
+            else:
+                layouts[slot] = self._layout(givens, views, grid)
+        shared = shared_known = None
+        if self.alignment is not None:
+            shared = torch.zeros(len(prompts), self.alignment.width)
+            shared_known = torch.zeros(len(prompts), 1)
+            for row, g in enumerate(givens):
+                for view, image in g.images.items():
+                    if _slot(view) in role.wanted:
+                        shared[row] = torch.from_numpy(self.embed(image[None], view)[0])
+                        shared_known[row] = 1
+        return Asked(values, known, layouts, report_known, shared, shared_known)
+
+    def _view(self, prompt: Prompt, slot: int) -> str:
+        named = [*prompt.views, *given_files(prompt, "reference_image")]
+        return next((v for v in named if _slot(v) == slot), self.card.views[0])
+
+    def _layout(self, givens: list[Given], views: list[str], grid: int) -> Layout:
+        most = max([1, *(len(g.boxes.get(v, [])) for g, v in zip(givens, views, strict=True))])
+        layout = Layout.nothing(len(givens), grid, max(most, MOST_BOXES))
+        for row, (g, view) in enumerate(zip(givens, views, strict=True)):
+            if view in g.boxes:
+                layout.boxes_known[row] = 1
+                for at, (label, *sides) in enumerate(g.boxes[view]):
+                    layout.boxes[row, at] = torch.tensor([self.card.findings.index(label), *sides])
+            if view in g.masks:
+                planes, parts = mask_planes(g.masks[view], grid)
+                layout.masks[row], layout.masks_known[row] = torch.from_numpy(planes).float() / 255, torch.from_numpy(parts)
+        return layout
+
+
+MOST_BOXES = 16  # boxes are padded to this many, so that a batch's shape does not depend on its neighbours
+
+
+def _slot(view: str) -> int:
+    return LATERAL_SLOT if view == LATERAL else FRONTAL
+
+
+def empty_denoiser(card: Card) -> MultipromptDenoiser:
+    """A denoiser of a card's shapes, to load weights into."""
+    vocabulary: Vocabulary = vocabulary_of(card)
+    facts = card.settings
+    settings = MultipromptSettings(**facts["multiprompt"])
+    views = {
+        int(slot): SpectralGaussian(facts["channels"], facts["side"], facts["band"], len(vocabulary), components)
+        for slot, components in facts["components"].items()
+    }
+    shape = tuple(facts["report_shape"])
+    report = LinearGaussian(shape[0] * shape[1], len(vocabulary), facts["report_components"]) if shape[0] else None
+    return MultipromptDenoiser(views, report, vocabulary, settings, (shape[0], shape[1]), facts["shared"])
+
+
+def load_multiprompt(folder: Path, card: Card, *, device: str = "cpu") -> MultipromptCore:
+    """Open a saved multi-prompt core."""
+    facts, weights = card.settings, load_weights(folder, card)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+    denoiser = empty_denoiser(card)
+    denoiser.load_state_dict(part("denoiser."))
+    codec = alignment = None
+    if facts.get("codec"):
+        codec = ReportCodec.from_parts(part("codec."), facts["codec"]["settings"], facts["codec"]["tokenizer"])
+    if facts.get("alignment"):
+        slots = tuple(facts["alignment"]["slots"])
+        alignment = Alignment(facts["channels"], facts["shared"], slots, denoiser.report_shape)
+        alignment.load_state_dict(part("alignment."))
+    settings = MultipromptSettings(**facts["multiprompt"])
+    return MultipromptCore(card, denoiser, settings, codec=codec, alignment=alignment, device=device)
+
+
+__all__ = ["PARTS", "MultipromptCore", "empty_denoiser", "given_boxes", "load_multiprompt"]

@@ -1,0 +1,106 @@
+"""Sampling of several slots at once: guidance of attributes and of text set apart, in a few solver steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from cxraug.cores.diffusion.sampling import solver
+from cxraug.cores.multiprompt.denoiser import Asked, MultipromptDenoiser
+from cxraug.cores.multiprompt.settings import MultipromptSettings
+
+Slots = dict[int, Tensor]
+Model = Callable[[Slots, float], Slots]  # noisy slots that are wanted, t -> clean
+
+
+def guided(
+    denoiser: MultipromptDenoiser,
+    asked: Asked,
+    given: Slots,
+    settings: MultipromptSettings,
+    *,
+    attributes: bool,
+    report_given: Tensor | None = None,
+    text: bool = False,
+) -> Model:
+    """The denoiser with guidance (Ho & Salimans 2022), composed of two parts (Liu et al. 2022, eq. 11).
+
+        D = D(nothing) + g_a (D(attributes) - D(nothing)) + g_t (D(attributes, text) - D(attributes))
+
+    where only the parts that are asked for are computed, and only between ``guidance_from`` and ``guidance_until``
+    (Kynkaanniemi et al. 2024); outside, and with both scales 1, it is the conditional model at one evaluation.
+
+    Parameters
+    ----------
+    given : slots at noise level 0; they stay in every part.
+    attributes, text : whether the rows of this batch ask for any (attributes, masks, boxes) and (report, reference).
+    """
+    attribute_scale = settings.guidance if attributes else 1.0
+    text_scale = settings.text_guidance if text else 1.0
+    parts: list[tuple[Asked, float]] = [(asked, 1.0)]
+    if attributes or text:
+        no_text = asked.without(text=True, report_given=report_given) if text else asked
+        nothing = no_text.without(attributes=True) if attributes else no_text
+        weights: dict[int, float] = {}
+        cases = {id(asked): asked, id(no_text): no_text, id(nothing): nothing}
+        for case, weight in ((asked, text_scale), (no_text, attribute_scale - text_scale), (nothing, 1 - attribute_scale)):
+            if not text and case is no_text and case is not asked:
+                continue
+            weights[id(case)] = weights.get(id(case), 0.0) + weight
+        parts = [(cases[i], w) for i, w in weights.items() if w != 0]
+    everything = parts[0][0]
+    for case, _ in parts[1:]:
+        everything = everything.cat(case)
+
+    def evaluate(noisy: Slots, t: float, condition: Asked, copies: int) -> Slots:
+        first = next(iter({**noisy, **given}.values()))
+        times, state = {}, {}
+        for s, x in {**noisy, **given}.items():
+            level = t if s in noisy else 0.0
+            state[s] = x.repeat(copies, *[1] * (x.ndim - 1))
+            times[s] = torch.full((copies * len(first), 1), level, device=x.device)
+        clean = denoiser(state, times, condition).clean
+        return {s: clean[s] for s in noisy}
+
+    def model(noisy: Slots, t: float) -> Slots:
+        if len(parts) == 1 or not settings.guidance_from <= t <= settings.guidance_until:
+            alone = parts[0][0] if len(parts) == 1 else asked
+            return evaluate(noisy, t, alone, 1)
+        clean = evaluate(noisy, t, everything, len(parts))
+        found = {}
+        for s, x in clean.items():
+            pieces = x.chunk(len(parts))
+            found[s] = sum(w * piece for (_, w), piece in zip(parts, pieces, strict=True))
+        return found  # type: ignore[return-value]
+
+    return model
+
+
+@torch.no_grad()
+def sample(
+    model: Model, settings: MultipromptSettings, shapes: dict[int, tuple[int, ...]], streams: dict[int, list[torch.Generator]],
+    device: str = "cpu",
+) -> Slots:  # fmt: skip
+    """Draw the slots in ``shapes`` (each without its batch) together; noise of a row and slot comes from its stream."""
+    scheduler = solver(settings)
+    scheduler.set_timesteps(settings.sampler_steps, device=device)
+    scheduler.set_begin_index(0)
+    sizes = [int(torch.tensor(shape).prod()) for shape in shapes.values()]
+
+    def noise() -> Tensor:
+        flat = [torch.stack([torch.randn(n, generator=g) for g in streams[s]]) for s, n in zip(shapes, sizes, strict=True)]
+        return torch.cat(flat, 1).to(device)
+
+    def split(x: Tensor) -> Slots:
+        pieces = x.split(sizes, 1)
+        return {s: p.reshape(len(x), *shape) for (s, shape), p in zip(shapes.items(), pieces, strict=True)}
+
+    x = noise()
+    stochastic = settings.solver.startswith("sde")
+    for step, sigma in zip(scheduler.timesteps, scheduler.sigmas[:-1], strict=True):
+        clean = model(split(x), float(sigma))
+        flat = torch.cat([clean[s].flatten(1) for s in shapes], 1)
+        x = scheduler.step(flat, step, x, variance_noise=noise() if stochastic else None, return_dict=False)[0]
+    return split(x)
