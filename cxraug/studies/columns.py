@@ -35,7 +35,7 @@ _SPLITS = {
 }
 _VIEW_OF = {alias: view for view, aliases in _VIEWS.items() for alias in aliases}
 _SPLIT_OF = {alias: split for split, aliases in _SPLITS.items() for alias in aliases}
-_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _FAR = 1e6  # pixels; also keeps out infinity and NaN
 _LABEL_VALUES = {"1": PRESENT, "0": ABSENT, "-1": UNCERTAIN}
 _MANY = 24  # a label column has at most its four values, each in a few spellings (1, 1.0, blank, NA)
@@ -143,7 +143,7 @@ def view(table: Table) -> pd.Series:
 def synthetic(table: Table) -> pd.Series:
     """Whether a row is synthetic; blank is False."""
     values: pd.Series = table.text("synthetic").str.lower()
-    clean = values.map(_BOOLEANS)
+    clean = values.map(BOOLEANS)
     table.refuse(values.notna() & clean.isna(), "synthetic", "neither true nor false", expected="True, False or blank")
     return pd.Series(clean.eq(True).to_numpy(bool), index=values.index)
 

@@ -6,6 +6,8 @@ import hashlib
 import io
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -68,19 +70,24 @@ def read_pixels(path: str | Path) -> np.ndarray:
         than 2^26 pixels (a decompression bomb).
     """
     path = Path(path)
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("not a regular file", file=path, expected=KINDS)
-        with open(path, "rb") as stream:
-            head = stream.read(132)
-    except FileNotFoundError:
-        raise ImageError("no such image", file=path, expected=KINDS) from None
-    except OSError as error:
-        raise ImageError(f"cannot be opened ({error.strerror})", file=path, expected=KINDS) from None
-    if not head:
-        raise ImageError("the file is empty", file=path, expected=KINDS)
-    return _read_dicom(path) if head[_DICOM_MARK] == b"DICM" else _read_picture(path, head)
+    head = _head(path, KINDS)
+    if head[_DICOM_MARK] == b"DICM":
+        return _read_dicom(path)
+    with _open_picture(path, head, ("PNG", "JPEG"), KINDS) as image:
+        return _luminance(image)
+
+
+def read_mask_values(path: str | Path) -> np.ndarray:
+    """Read a mask at its native size as its values, uint8 (H, W): a PNG with one channel of 8 bits (or 1: 0 and 255).
+
+    Raises :class:`ImageError` as :func:`read_pixels` does, and for any other kind of picture: colours, a palette or the
+    blur of a JPEG would have to be guessed at.
+    """
+    path, kind = Path(path), "a PNG with one channel of 8 bits"
+    with _open_picture(path, _head(path, kind), ("PNG",), kind) as image:
+        if image.mode not in ("1", "L"):
+            raise ImageError("not a mask", file=path, found=f"a picture of mode {image.mode}", expected=kind)
+        return np.array(image.convert("L"))
 
 
 def pixel_sha256(pixels: np.ndarray) -> str:
@@ -128,15 +135,34 @@ def _through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(Image.open(stream)).copy()
 
 
-def _read_picture(path: Path, head: bytes) -> np.ndarray:
+def _head(path: Path, kinds: str) -> bytes:
+    """The first bytes of a regular file that is not empty."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ImageError("not a regular file", file=path, expected=kinds)
+        with open(path, "rb") as stream:
+            head = stream.read(132)
+    except FileNotFoundError:
+        raise ImageError("no such image", file=path, expected=kinds) from None
+    except ValueError as error:  # a NUL in the name
+        raise ImageError(f"cannot be opened ({error})", file=path, expected=kinds) from None
+    except OSError as error:
+        raise ImageError(f"cannot be opened ({error.strerror})", file=path, expected=kinds) from None
+    if not head:
+        raise ImageError("the file is empty", file=path, expected=kinds)
+    return head
+
+
+@contextmanager
+def _open_picture(path: Path, head: bytes, formats: tuple[str, ...], kinds: str) -> Iterator[Image.Image]:
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have set it: the missing part would become black
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with Image.open(path, formats=formats) as image:
             _check_size(path, image.size)
             image.load()
-            return _luminance(image)
+            yield image
     except Image.UnidentifiedImageError:
-        raise ImageError("not an image", file=path, found=_describe(head), expected=KINDS) from None
+        raise ImageError("not an image", file=path, found=_describe(head), expected=kinds) from None
     except Image.DecompressionBombError:
         raise ImageError("the image is too large", file=path, expected=f"at most {MAX_PIXELS} pixels") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
