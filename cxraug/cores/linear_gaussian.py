@@ -200,9 +200,7 @@ def fit_gaussian_model(
             rows = np.sort(np.random.default_rng(seed).choice(rows, FIT_LIMIT, replace=False))
         values, known = vocabulary.encode(conditions.take(rows))
         images = torch.from_numpy(np.ascontiguousarray(pixels[rows])).reshape(len(rows), -1).float() / 127.5 - 1
-        parts[PROJECTIONS[code]] = fit_part(
-            images, torch.from_numpy(values), torch.from_numpy(known), components, seed
-        )
+        parts[PROJECTIONS[code]] = fit_part(images, torch.from_numpy(values), torch.from_numpy(known), components, seed)
     return GaussianModel(parts)
 
 

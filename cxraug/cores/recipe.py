@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cxraug.cores.multiprompt.settings import MultipromptSettings, Stage
+from cxraug.cores.multiprompt.settings_codec import ReportCodecSettings
 from cxraug.cores.registry import CARD
 from cxraug.cores.settings import DiffusionSettings, GaussianSettings
 from cxraug.errors import InputError, first_problem
@@ -67,6 +69,17 @@ class DiffusionKind(DiffusionSettings):
     init: str | None = None
 
 
+class MultipromptKind(MultipromptSettings):
+    """``core: {kind: multiprompt, ...}``; ``report`` are settings of the report codec, null for a core without reports.
+
+    ``init`` is the folder of an earlier core to fine-tune.
+    """
+
+    kind: Literal["multiprompt"] = "multiprompt"
+    report: ReportCodecSettings | None = ReportCodecSettings()
+    init: str | None = None
+
+
 class CoreRecipe(_Strict):
     """Everything that makes a core."""
 
@@ -75,7 +88,7 @@ class CoreRecipe(_Strict):
     licence: str = "as the training data"
     data: CoreData
     encoding: EncodingSettings = EncodingSettings()
-    core: Annotated[GaussianKind | DiffusionKind, Field(discriminator="kind")]
+    core: Annotated[GaussianKind | DiffusionKind | MultipromptKind, Field(discriminator="kind")]
 
 
 def read_core_recipe(path: str | Path) -> CoreRecipe:
@@ -109,9 +122,10 @@ def read_core_recipe(path: str | Path) -> CoreRecipe:
         raise InputError(f"{key or 'recipe'}: {message}", file=path) from None
 
 
-def train_core(recipe: CoreRecipe, out: Path) -> Path:
+def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> Path:
     """Make or read the data, then fit or train the core in ``out``, going on where an earlier call stopped.
 
+    ``until`` names the stage of a multi-prompt core (report, alignment, denoiser) after which to stop.
     Data that can be made again (phantom images, decoded pixels) lie in ``out/data`` and go when the core is finished.
     """
     from cxraug.cores.conditions import Conditions
@@ -149,6 +163,18 @@ def train_core(recipe: CoreRecipe, out: Path) -> Path:
             cache.pixels, conditions, out, components=recipe.core.components, seen=seen, training_data=described,
             name=recipe.name, seed=recipe.seed, licence=recipe.licence,
         )  # fmt: skip
+    elif isinstance(recipe.core, MultipromptKind):
+        from cxraug.cores.multiprompt.stages import train_multiprompt
+        from cxraug.cores.multiprompt.studyset import read_studies
+
+        prompted = MultipromptSettings(**recipe.core.model_dump(exclude={"kind", "init", "report"}))
+        studies = read_studies(manifest, cache.pixels, conditions.findings, grid=prompted.grid)
+        train_multiprompt(
+            studies, out, prompted, report=recipe.core.report, init=Path(init) if init else None, seen=seen,
+            training_data=described, name=recipe.name, seed=recipe.seed, licence=recipe.licence, until=until,
+        )  # fmt: skip
+        if not (out / CARD).is_file():
+            return out
     else:
         settings = DiffusionSettings(**recipe.core.model_dump(exclude={"kind", "init"}))
         train_diffusion(

@@ -63,7 +63,12 @@ def open_core(name: str | Path, *, device: str = "cpu", overrides: dict[str, Any
         from cxraug.cores.diffusion.core import load_diffusion
 
         core = load_diffusion(folder, card, device=device)
+    elif card.kind == "multiprompt":
+        from cxraug.cores.multiprompt.core import load_multiprompt
+
+        core = load_multiprompt(folder, card, device=device)
     else:
-        raise InputError("unknown kind of core", file=folder / CARD, found=card.kind, expected="gaussian or diffusion")
+        expected = "gaussian, diffusion or multiprompt"
+        raise InputError("unknown kind of core", file=folder / CARD, found=card.kind, expected=expected)
     core.configure(**(overrides or {}))
     return core

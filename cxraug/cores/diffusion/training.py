@@ -107,11 +107,11 @@ def _train(
     average = EMAModel(parameters, decay=settings.ema)
     done = _restore(folder, key, denoiser, optimizer, average)
     everything = ConditionBatch.of(vocabulary, conditions)
-    chances = torch.from_numpy(chances(conditions, settings.rare_power))
+    weights = torch.from_numpy(chances(conditions, settings.rare_power))
     fields = torch.from_numpy(vocabulary.groups())
     for step in track(range(done, settings.steps), "training", total=settings.steps, done=done):
         random = torch.Generator().manual_seed(step_seed(seed, step))
-        rows = torch.multinomial(chances, settings.batch_size, replacement=True, generator=random)
+        rows = torch.multinomial(weights, settings.batch_size, replacement=True, generator=random)
         images = torch.from_numpy(pixels[rows.numpy()]).flatten(1).float() / 127.5 - 1
         batch = everything.take(rows).hide(_keep(settings, fields, len(rows), random))
         loss = diffusion_loss(denoiser, images, batch, settings, random)

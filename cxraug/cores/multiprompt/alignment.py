@@ -1,7 +1,7 @@
 """The shared space: encoders of frontal views, lateral views and reports, aligned contrastively.
 
-Each encoder maps to a unit vector; the symmetric InfoNCE loss of every pair of modalities that a study has pulls its own
-together and others apart (Radford et al. 2021, figure 3; over more than two modalities, Girdhar et al. 2023).
+Each encoder maps to a unit vector; the symmetric InfoNCE loss of every pair of modalities that a study has pulls its
+own together and others apart (Radford et al. 2021, figure 3; over more than two modalities, Girdhar et al. 2023).
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Alignment(nn.Module):
         self.images = nn.ModuleDict({str(s): ImageEncoder(channels, width) for s in slots})
         tokens, wide = report
         self.text = nn.Sequential(
-            nn.LayerNorm(tokens * wide), nn.Linear(tokens * wide, 384), nn.SiLU(), nn.Dropout(0.1), nn.Linear(384, width)
+            nn.LayerNorm(tokens * wide), nn.Linear(tokens * wide, 384), nn.SiLU(), nn.Dropout(0.1),
+            nn.Linear(384, width),
         ) if tokens else None  # fmt: skip
         self.width = width
         self.temperature = nn.Parameter(torch.tensor(math.log(10.0)))
@@ -87,7 +88,9 @@ def modalities(studies: StudySet) -> tuple[int, ...]:
     return (*slots, *([REPORT] if studies.latents is not None else []))
 
 
-def train_alignment(studies: StudySet, folder: Path, *, width: int, seed: int = 0, steps: int = STEPS) -> Alignment | None:
+def train_alignment(
+    studies: StudySet, folder: Path, *, width: int, seed: int = 0, steps: int = STEPS
+) -> Alignment | None:
     """Train the encoders on studies that have at least two modalities, resumable; None where no study has two."""
     slots = modalities(studies)
     have = {s: studies.views[:, s] >= 0 for s in slots if s != REPORT}

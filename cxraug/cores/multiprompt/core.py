@@ -93,8 +93,8 @@ class MultipromptCore(GenerativeCore):
             raise InputError(f"prompt {prompt.prompt_id}: two views of one projection", found="|".join(prompt.views),
                              expected="at most one frontal and one lateral view")  # fmt: skip
         if self.alignment is None and set(slots) & {_slot(view) for view in given_files(prompt, "reference_image")}:
-            raise InputError(f"prompt {prompt.prompt_id}: core {self.card.name} has no shared space, so it cannot vary "
-                             "a reference image", expected="a reference of another projection than the views")  # fmt: skip
+            raise InputError(f"prompt {prompt.prompt_id}: core {self.card.name} has no shared space to vary "
+                             "a reference image in", expected="a reference of another projection than the views")  # fmt: skip
 
     def embed(self, content: Sequence[str] | np.ndarray, view: str | None = None) -> np.ndarray:
         """(n, e) unit vectors in the shared space of reports (texts) or of uint8 images (n, R, R) of ``view``."""
@@ -122,7 +122,9 @@ class MultipromptCore(GenerativeCore):
     def _role(self, prompt: Prompt) -> Role:
         wanted = {_slot(view) for view in prompt.views}
         references = {_slot(view) for view in given_files(prompt, "reference_image")}
-        report = "none" if self.codec is None else "given" if prompt.report else "write" if prompt.writes_report else "none"
+        report = (
+            "none" if self.codec is None else "given" if prompt.report else "write" if prompt.writes_report else "none"
+        )
         attributes = prompt.asks_for() & {"findings", "sex", "age", "race", "source", "mask", "boxes"}
         return Role(
             tuple(sorted(wanted)), tuple(sorted(references - wanted)), report, bool(attributes),
@@ -146,7 +148,7 @@ class MultipromptCore(GenerativeCore):
             latents = {t: self.codec.encode([t])[0] for t in texts}
             given[REPORT] = torch.stack([latents[p.report or ""] for p in prompts])
         asked = self._asked(prompts, givens, role, slots, report_known).to(self.device)
-        shapes: dict[int, tuple[int, ...]] = {s: (1, size, size) for s in role.wanted}
+        shapes: dict[int, tuple[int, ...]] = dict.fromkeys(role.wanted, (1, size, size))
         if role.report == "write":
             shapes[REPORT] = self.denoiser.report_shape
         elif role.report == "none" and self.codec is not None:
@@ -161,9 +163,7 @@ class MultipromptCore(GenerativeCore):
         if role.report == "write":
             assert self.codec is not None
             written = list(self.codec.decode(found[REPORT]))
-        return [
-            Study({view: pixels[_slot(view)][i] for view in p.views}, written[i]) for i, p in enumerate(prompts)
-        ]
+        return [Study({view: pixels[_slot(view)][i] for view in p.views}, written[i]) for i, p in enumerate(prompts)]
 
     def _asked(
         self, prompts: list[Prompt], givens: list[Given], role: Role, slots: list[int], report_known: Tensor
@@ -207,7 +207,10 @@ class MultipromptCore(GenerativeCore):
                     layout.boxes[row, at] = torch.tensor([self.card.findings.index(label), *sides])
             if view in g.masks:
                 planes, parts = mask_planes(g.masks[view], grid)
-                layout.masks[row], layout.masks_known[row] = torch.from_numpy(planes).float() / 255, torch.from_numpy(parts)
+                layout.masks[row], layout.masks_known[row] = (
+                    torch.from_numpy(planes).float() / 255,
+                    torch.from_numpy(parts),
+                )
         return layout
 
 

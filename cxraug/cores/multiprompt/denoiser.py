@@ -41,7 +41,7 @@ class Asked:
     shared_known: Tensor | None = None
 
     def without(self, *, attributes: bool = False, text: bool = False, report_given: Tensor | None = None) -> Asked:
-        """The same with attributes, masks and boxes hidden, or references and given reports (``report_given`` (B, 1))."""
+        """The same with attributes, masks and boxes hidden, or references and the reports of ``report_given`` (B, 1)."""
         changed = self
         if attributes:
             changed = replace(
@@ -59,6 +59,7 @@ class Asked:
 
     def cat(self, other: Asked) -> Asked:
         """These rows followed by those of ``other``."""
+
         def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
             return None if a is None or b is None else torch.cat([a, b])
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from diffusers.models.downsampling import Downsample2D
@@ -57,6 +58,8 @@ class PromptEmbedding(nn.Module):
     A group nobody knows is a token of its own learned kind, so "not asked" differs from every answer. ``known`` and
     ``value`` hold one vector per entry: a larger vocabulary appends rows.
     """
+
+    member: Tensor
 
     def __init__(self, sizes: Sizes, width: int) -> None:
         super().__init__()
@@ -113,6 +116,8 @@ class Block(nn.Module):
 class MultipromptNetwork(nn.Module):
     """F of the preconditioned denoiser: residuals of every slot that takes part."""
 
+    frequencies: Tensor
+
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.sizes, width = sizes, sizes.channels[-1]
@@ -153,7 +158,8 @@ class MultipromptNetwork(nn.Module):
             nn.init.zeros_(self.report_out.weight)
             nn.init.zeros_(self.report_out.bias)
         nn.init.zeros_(self.leave.weight)  # untrained, the denoiser is the Wiener filter
-        nn.init.zeros_(self.leave.bias)
+        if self.leave.bias is not None:
+            nn.init.zeros_(self.leave.bias)
         self.checkpointed = False
 
     def forward(
@@ -215,7 +221,7 @@ class MultipromptNetwork(nn.Module):
     def _down(self, maps: Tensor, vector: Tensor) -> tuple[Tensor, list[Tensor]]:
         x, skips = self.enter(maps), []
         for level in self.downs:
-            *blocks, shrink = level
+            *blocks, shrink = cast(nn.ModuleList, level)
             for block in blocks:
                 x = self._run(block, x, vector)
                 skips.append(x)
@@ -225,7 +231,7 @@ class MultipromptNetwork(nn.Module):
     def _up(self, x: Tensor, skips: list[Tensor], vector: Tensor) -> Tensor:
         skips = list(skips)
         for level in self.ups:
-            grow, *blocks = level
+            grow, *blocks = cast(nn.ModuleList, level)
             x = grow(x)
             for block in blocks:
                 x = self._run(block, torch.cat([x, skips.pop()], 1), vector)

@@ -45,7 +45,11 @@ def guided(
         nothing = no_text.without(attributes=True) if attributes else no_text
         weights: dict[int, float] = {}
         cases = {id(asked): asked, id(no_text): no_text, id(nothing): nothing}
-        for case, weight in ((asked, text_scale), (no_text, attribute_scale - text_scale), (nothing, 1 - attribute_scale)):
+        for case, weight in (
+            (asked, text_scale),
+            (no_text, attribute_scale - text_scale),
+            (nothing, 1 - attribute_scale),
+        ):
             if not text and case is no_text and case is not asked:
                 continue
             weights[id(case)] = weights.get(id(case), 0.0) + weight
@@ -80,8 +84,8 @@ def guided(
 
 @torch.no_grad()
 def sample(
-    model: Model, settings: MultipromptSettings, shapes: dict[int, tuple[int, ...]], streams: dict[int, list[torch.Generator]],
-    device: str = "cpu",
+    model: Model, settings: MultipromptSettings, shapes: dict[int, tuple[int, ...]],
+    streams: dict[int, list[torch.Generator]], device: str = "cpu",
 ) -> Slots:  # fmt: skip
     """Draw the slots in ``shapes`` (each without its batch) together; noise of a row and slot comes from its stream."""
     scheduler = solver(settings)
@@ -90,7 +94,9 @@ def sample(
     sizes = [int(torch.tensor(shape).prod()) for shape in shapes.values()]
 
     def noise() -> Tensor:
-        flat = [torch.stack([torch.randn(n, generator=g) for g in streams[s]]) for s, n in zip(shapes, sizes, strict=True)]
+        flat = [
+            torch.stack([torch.randn(n, generator=g) for g in streams[s]]) for s, n in zip(shapes, sizes, strict=True)
+        ]
         return torch.cat(flat, 1).to(device)
 
     def split(x: Tensor) -> Slots:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Stage = Literal["report", "alignment", "denoiser"]
 SAMPLER = {
     "sampler_steps", "guidance", "text_guidance", "guidance_from", "guidance_until", "flow_shift", "solver",
 }  # fmt: skip
@@ -33,8 +34,8 @@ class MultipromptSettings(BaseModel):
         ``autoencoder`` works in the latent space of an autoencoder instead of rearranged pixels.
     Training
         ``steps`` of ``batch_size`` studies with AdamW at ``lr`` (``finetune_lr`` where a run fine-tunes), cosine to a
-        tenth after ``warmup``; noise levels are logit-normal (``t_mean``, ``t_sd``), the loss between equal weight of all
-        levels (``velocity_weight`` 0) and that of rectified flow (1). Weights are averaged with decay ``ema``.
+        tenth after ``warmup``; noise levels are logit-normal (``t_mean``, ``t_sd``), the loss between equal weight of
+        all levels (``velocity_weight`` 0) and that of rectified flow (1). Weights are averaged with decay ``ema``.
         ``rare_power`` shows images in proportion to (frequency of the rarest present finding) to the power
         ``-rare_power``. ``jitter`` shifts and scales a share of the images by a few per cent and tells the network so:
         few images look like more, and samples stay unmoved.

@@ -59,7 +59,7 @@ class SpectralGaussian(nn.Module):
         b = self.band
         low = spectrum[..., :b, :b].flatten(1)
         inside, variance = self.low.wiener(low, t, self.low.class_mean(values, known))
-        a, wide = 1 - t, t[:, :, None, None]
+        wide = t[:, :, None, None]
         total = (1 - wide) ** 2 * self.rest + wide**2
         estimate = self.rest_mean + (1 - wide) * self.rest / total * (spectrum - (1 - wide) * self.rest_mean)
         estimate[..., :b, :b] = inside.view(-1, self.channels, b, b)
@@ -92,7 +92,7 @@ class SpectralGaussian(nn.Module):
 def fit_spectral(
     maps: np.ndarray | Tensor, values: Tensor, known: Tensor, *, band: int, components: int, seed: int = 0
 ) -> SpectralGaussian:
-    """Fit the model to ``maps`` (n, C, S, S): uint8 pixels (read as [-1, 1]) or floats, with encoded conditions (n, d)."""
+    """Fit the model to ``maps`` (n, C, S, S): uint8 pixels (read as [-1, 1]) or floats, with encoded conditions."""
     n, channels, side, _ = maps.shape
     band = min(band, side)
     inner = channels * band * band

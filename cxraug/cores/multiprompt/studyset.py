@@ -103,9 +103,7 @@ def general_entries(vocabulary: Vocabulary) -> np.ndarray:
     return keep
 
 
-def read_studies(
-    manifest: Manifest, pixels: np.ndarray, findings: Sequence[str], *, grid: int
-) -> StudySet:
+def read_studies(manifest: Manifest, pixels: np.ndarray, findings: Sequence[str], *, grid: int) -> StudySet:
     """Pair the images of ``manifest`` into studies and read masks and boxes.
 
     Parameters

@@ -140,7 +140,9 @@ class StepDraw:
             share = len(rows) / len(studies)
             if len(both) and len(slots) == 1:
                 alone = len(rows) - len(both)
-                share = (alone + len(both) * settings.lone_view * (0.65 if slots == (FRONTAL,) else 0.35)) / len(studies)
+                share = (alone + len(both) * settings.lone_view * (0.65 if slots == (FRONTAL,) else 0.35)) / len(
+                    studies
+                )
             shares.append(share if len(slots) == 1 else len(both) / len(studies) * single)
         self.shares = torch.tensor(shares, dtype=torch.float64)
         last = int(studies_groups(studies).max()) + 1

@@ -1,0 +1,183 @@
+"""The stages of a multi-prompt core: report codec, alignment, denoiser. Each resumes and feeds the next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cxraug.cores.conditions import Vocabulary
+from cxraug.cores.core import LATERAL
+from cxraug.cores.diffusion.training import all_seen, threads_of
+from cxraug.cores.multiprompt.alignment import Alignment, embed_studies, train_alignment
+from cxraug.cores.multiprompt.denoiser import MultipromptDenoiser
+from cxraug.cores.multiprompt.growth import grow
+from cxraug.cores.multiprompt.report_codec import ReportCodec
+from cxraug.cores.multiprompt.report_codec_training import train_report_codec
+from cxraug.cores.multiprompt.settings import MultipromptSettings, Stage
+from cxraug.cores.multiprompt.settings_codec import ReportCodecSettings
+from cxraug.cores.multiprompt.studyset import StudySet
+from cxraug.cores.multiprompt.training import start, train_denoiser, training_key
+from cxraug.cores.pixel_core import CARD, LICENCE, save_core, vocabulary_of
+from cxraug.cores.registry import read_card
+from cxraug.errors import InputError
+from cxraug.storage import file_sha256, read_json
+from cxraug.studies.seen import Seen
+
+ENCODE_BATCH = 128
+
+
+def train_multiprompt(
+    studies: StudySet,
+    folder: Path,
+    settings: MultipromptSettings,
+    *,
+    report: ReportCodecSettings | None = None,
+    init: Path | None = None,
+    seen: Seen,
+    training_data: dict[str, Any],
+    name: str,
+    seed: int = 0,
+    licence: str = LICENCE,
+    until: Stage = "denoiser",
+) -> Path:
+    """Train (or go on training) a multi-prompt core and save it in ``folder``, which is returned.
+
+    Interrupted anywhere and called again with the same arguments it ends in the same weights, bit for bit, on one kind
+    of machine. A finished folder of the same arguments is left as it is.
+
+    Parameters
+    ----------
+    studies : the training studies only.
+    report : settings of the report codec; None, or no report in ``studies``, makes a core without reports.
+    init : folder of an earlier multi-prompt core to start from. Its codec, shared space, Gaussian models and network
+        sizes are kept; new findings, views and sources start without effect.
+    until : stop after this stage; call again to go on.
+
+    Raises
+    ------
+    InputError
+        An ``init`` that does not fit, or a folder that holds another training.
+    """
+    folder = Path(folder)
+    key = training_key(studies, settings, None if init is None else read_card(init).sha256, seed)
+    if (folder / CARD).is_file():
+        if read_json(folder / CARD).get("settings", {}).get("key") != key:
+            raise InputError("the folder holds another core", file=folder, expected="a new folder")
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with threads_of(settings.threads):
+        vocabulary = Vocabulary.of(studies.conditions)
+        if init is not None:
+            vocabulary = vocabulary_of(read_card(init)).union(vocabulary)
+        studies = studies.encode(vocabulary)
+        first = None if init is None else _open(init)
+        codec = first.codec if first is not None else _codec(studies, folder, report, settings, seed)
+        if until == "report":
+            return folder
+        studies = replace(studies, latents=_latents(codec, studies))
+        alignment = first.alignment if first is not None else train_alignment(
+            studies, folder, width=settings.shared_width if settings.reference_share else 0, seed=seed
+        )  # fmt: skip
+        if until == "alignment":
+            return folder
+        if alignment is not None:
+            studies = replace(studies, shared=embed_studies(alignment, studies))
+        denoiser = start(studies, vocabulary, settings, seed) if init is None else grow(init, vocabulary, settings)
+        rate = settings.lr if init is None else settings.finetune_lr
+        train_denoiser(denoiser, studies, folder, settings, key=key, seed=seed, rate=rate)
+    save_multiprompt(
+        folder, denoiser, codec, alignment, settings, vocabulary=vocabulary,
+        conditions=conditions_of(studies, settings, init), seen=all_seen(seen, init), training_data=training_data, name=name, licence=licence,
+        facts={"seed": seed, "key": key, "init": file_sha256(Path(init) / CARD) if init is not None else None},
+    )  # fmt: skip
+    for left in ("checkpoint.pt", "alignment.pt"):
+        (folder / left).unlink(missing_ok=True)
+    return folder
+
+
+def save_multiprompt(
+    folder: Path, denoiser: MultipromptDenoiser, codec: ReportCodec | None, alignment: Alignment | None,
+    settings: MultipromptSettings, *, vocabulary: Vocabulary, conditions: list[str], seen: Seen,
+    training_data: dict[str, Any], name: str, licence: str, facts: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write weights and card of a core put together from its parts."""
+    tensors: dict[str, Tensor] = {f"denoiser.{k}": v for k, v in denoiser.state_dict().items()}
+    described: dict[str, Any] = {"codec": None, "alignment": None}
+    if codec is not None:
+        tensors |= {f"codec.{k}": v for k, v in codec.state_dict().items()}
+        described["codec"] = {"settings": codec.settings.model_dump(mode="json"), "tokenizer": codec.tokenizer.json}
+    if alignment is not None:
+        tensors |= {f"alignment.{k}": v for k, v in alignment.state_dict().items()}
+        described["alignment"] = {"slots": sorted(int(s) for s in alignment.images)}
+    gaussians = {slot: denoiser._gaussian(slot) for slot in denoiser.slots}
+    first = next(iter(gaussians.values()))
+    report = denoiser.report_gaussian
+    save_core(
+        folder, tensors, kind="multiprompt", name=name, resolution=first.side, vocabulary=vocabulary,
+        conditions=conditions, seen=seen, training_data=training_data, licence=licence,
+        settings={
+            "multiprompt": settings.model_dump(mode="json"),
+            "channels": first.channels, "side": first.side, "band": first.band,
+            "components": {str(s): g.low.variance.numel() for s, g in gaussians.items()},
+            "report_shape": list(denoiser.report_shape),
+            "report_components": 0 if report is None else report.variance.numel(),
+            "shared": 0 if alignment is None else alignment.width,
+            "writes_report": codec is not None,
+            **described, **facts,
+        },
+    )  # fmt: skip
+
+
+def conditions_of(studies: StudySet, settings: MultipromptSettings, init: Path | None = None) -> list[str]:
+    """What the trained core can be asked for: what some study knows, and what training showed it."""
+    names = studies.conditions.known()
+    if settings.mask_share and studies.masks_known.any():
+        names.append("mask")
+    if settings.boxes_share and studies.boxes_known.any():
+        names.append("boxes")
+    if settings.report_share and studies.latents is not None:
+        names.append("report")
+    views = set(studies.conditions.view.tolist())
+    if studies.shared is not None or (LATERAL in views and len(views) > 1):
+        names.append("reference_image")
+    earlier = [] if init is None else read_card(init).conditions
+    return [*earlier, *(n for n in names if n not in earlier)]
+
+
+def _codec(
+    studies: StudySet, folder: Path, report: ReportCodecSettings | None, settings: MultipromptSettings, seed: int
+) -> ReportCodec | None:
+    texts = sorted({str(r) for r in studies.reports if r})
+    if report is None or not texts or not settings.report_share:
+        return None
+    if len(texts) < 20:
+        raise InputError("too few reports to learn from", found=len(texts), expected="20, or `report: null` for none")
+    return train_report_codec(texts, folder / "report", report, seed=seed)
+
+
+@torch.no_grad()
+def _latents(codec: ReportCodec | None, studies: StudySet) -> Tensor | None:
+    """(studies, tokens, d) latents, 0 where a study has no report."""
+    if codec is None:
+        return None
+    shape = (codec.settings.tokens, codec.settings.channels)
+    found = torch.zeros(len(studies), *shape)
+    rows = np.flatnonzero([bool(r) for r in studies.reports])
+    for begin in range(0, len(rows), ENCODE_BATCH):
+        part = rows[begin : begin + ENCODE_BATCH]
+        found[part] = codec.encode([str(r) for r in studies.reports[part]]).float()
+    return found
+
+
+def _open(init: Path) -> Any:
+    from cxraug.cores.multiprompt.core import load_multiprompt
+
+    card = read_card(init)
+    if card.kind != "multiprompt":
+        raise InputError("cannot fine-tune this core", file=init, found=card.kind, expected="a multi-prompt core")
+    return load_multiprompt(Path(init), card)
