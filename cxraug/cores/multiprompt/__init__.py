@@ -1,0 +1,1 @@
+"""A core whose views and report share one denoiser."""
