@@ -94,7 +94,7 @@ class MultipromptCore(GenerativeCore):
                              expected="at most one frontal and one lateral view")  # fmt: skip
         if self.alignment is None and set(slots) & {_slot(view) for view in given_files(prompt, "reference_image")}:
             raise InputError(f"prompt {prompt.prompt_id}: core {self.card.name} has no shared space to vary "
-                             "a reference image in", expected="a reference of another projection than the views")  # fmt: skip
+                             "a reference image in", expected="one of another projection")  # fmt: skip
 
     def embed(self, content: Sequence[str] | np.ndarray, view: str | None = None) -> np.ndarray:
         """(n, e) unit vectors in the shared space of reports (texts) or of uint8 images (n, R, R) of ``view``."""

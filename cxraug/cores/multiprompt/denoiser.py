@@ -41,7 +41,7 @@ class Asked:
     shared_known: Tensor | None = None
 
     def without(self, *, attributes: bool = False, text: bool = False, report_given: Tensor | None = None) -> Asked:
-        """The same with attributes, masks and boxes hidden, or references and the reports of ``report_given`` (B, 1)."""
+        """The same with attributes, masks and boxes hidden, or references and reports (``report_given`` (B, 1))."""
         changed = self
         if attributes:
             changed = replace(

@@ -92,7 +92,8 @@ def train_multiprompt(
         train_denoiser(denoiser, studies, folder, settings, key=key, seed=seed, rate=rate)
     save_multiprompt(
         folder, denoiser, codec, alignment, settings, vocabulary=vocabulary,
-        conditions=conditions_of(studies, settings, init), seen=all_seen(seen, init), training_data=training_data, name=name, licence=licence,
+        conditions=conditions_of(studies, settings, init), seen=all_seen(seen, init),
+        training_data=training_data, name=name, licence=licence,
         facts={"seed": seed, "key": key, "init": file_sha256(Path(init) / CARD) if init is not None else None},
     )  # fmt: skip
     for left in ("checkpoint.pt", "alignment.pt"):
