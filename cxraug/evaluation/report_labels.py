@@ -120,7 +120,9 @@ def report_agreement(reports: Sequence[str], asked: np.ndarray | pd.DataFrame, f
     """
     y = np.asarray(asked, float)
     if y.shape != (len(reports), len(findings)):
-        raise InputError("labels do not fit the reports", found=str(y.shape), expected=str((len(reports), len(findings))))
+        raise InputError(
+            "labels do not fit the reports", found=str(y.shape), expected=str((len(reports), len(findings)))
+        )
     if not np.isin(y[~np.isnan(y)], (-1, 0, 1)).all():
         raise InputError("labels of reports are 1, 0, -1 or blank")
     said = np.zeros(y.shape, bool)
@@ -244,6 +246,4 @@ def _reaches_back(text: str, mention: int, trigger: int) -> bool:
     if re.search(r"\b(?:but|however|although|though|while|whereas)\b", between):
         return False
     parts = re.split(r",| and ", between)
-    return not any(_VERB.search(part) for part in parts[:-1]) and not (
-        len(parts) > 1 and _VERB.search(text[:mention])
-    )
+    return not any(_VERB.search(part) for part in parts[:-1]) and not (len(parts) > 1 and _VERB.search(text[:mention]))

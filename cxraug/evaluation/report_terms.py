@@ -12,7 +12,9 @@ from dataclasses import dataclass
 # Words between a structure and its state that do not belong to another structure
 _GAP = r"(?:[\s,]+(?!but\b|normal|lung|aort|vascul|vessel|arter|hil|spine|there\b|costo)[\w/-]+){0,6}?[\s,]+"
 _FAR = r"[^.;]{0,90}?\b"  # "heart size, mediastinal contours and pulmonary vessels are normal"
-_NORMAL = r"(?<!near )(?<!limits of )(?<!limit of )(?<!upper )(?<!above )normal\b(?! variant)|within normal|unremarkable"
+_NORMAL = (
+    r"(?<!near )(?<!limits of )(?<!limit of )(?<!upper )(?<!above )normal\b(?! variant)|within normal|unremarkable"
+)
 _HEART = (
     r"(?:heart|cardiac (?:silhouette|size|contours?|shadow)|cardio-?mediastinal (?:silhouette|contours?|structures|size)"
     r"|cardiothoracic ratio)"

@@ -79,7 +79,9 @@ def _installed() -> Path:
         raise InputError("the IU reports come with torchxrayvision", expected="pip install torchxrayvision")
     path = Path(spec.origin).parent / "data" / "NLMCXR_reports.tgz"
     if not path.is_file():
-        raise InputError("this torchxrayvision carries no IU reports", file=path, expected="torchxrayvision 1.3 or newer")
+        raise InputError(
+            "this torchxrayvision carries no IU reports", file=path, expected="torchxrayvision 1.3 or newer"
+        )
     return path
 
 

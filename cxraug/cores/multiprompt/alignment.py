@@ -22,7 +22,7 @@ from cxraug.progress import track
 from cxraug.storage import atomic
 
 SIDE = 64  # what the image encoders see
-STEPS, BATCH, RATE = 1200, 64, 1e-3
+BATCH, RATE = 64, 1e-3
 CHECKPOINT_EVERY = 200
 
 
@@ -88,9 +88,7 @@ def modalities(studies: StudySet) -> tuple[int, ...]:
     return (*slots, *([REPORT] if studies.latents is not None else []))
 
 
-def train_alignment(
-    studies: StudySet, folder: Path, *, width: int, seed: int = 0, steps: int = STEPS
-) -> Alignment | None:
+def train_alignment(studies: StudySet, folder: Path, *, width: int, steps: int, seed: int = 0) -> Alignment | None:
     """Train the encoders on studies that have at least two modalities, resumable; None where no study has two."""
     slots = modalities(studies)
     have = {s: studies.views[:, s] >= 0 for s in slots if s != REPORT}

@@ -136,7 +136,7 @@ class MultipromptNetwork(nn.Module):
         for level, out in enumerate(c):
             before = c[max(level - 1, 0)]
             blocks = [_resnet(before if i == 0 else out, out, width) for i in range(sizes.layers)]
-            shrink = Downsample2D(out, use_conv=True) if level + 1 < len(c) else nn.Identity()
+            shrink = Downsample2D(out, use_conv=True, name="op") if level + 1 < len(c) else nn.Identity()
             self.downs.append(nn.ModuleList([*blocks, shrink]))
         for level in reversed(range(len(c))):
             out = c[level]

@@ -41,8 +41,12 @@ class ReportCodec(nn.Module):
         self.prefix = nn.Linear(settings.channels, width)
         self.queries = nn.Parameter(torch.randn(settings.tokens, width) * 0.02)
         self.positions = nn.Parameter(torch.randn(settings.max_tokens, width) * 0.02)
-        layer = nn.TransformerEncoderLayer(width, settings.heads, 2 * width, 0.0, F.gelu, batch_first=True, norm_first=True)
-        self.encoder = nn.TransformerEncoder(layer, settings.encoder_layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        layer = nn.TransformerEncoderLayer(
+            width, settings.heads, 2 * width, 0.0, F.gelu, batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(
+            layer, settings.encoder_layers, nn.LayerNorm(width), enable_nested_tensor=False
+        )
         self.read = nn.Linear(width, settings.channels)
         self.centre: Tensor
         self.scale: Tensor
@@ -62,7 +66,9 @@ class ReportCodec(nn.Module):
         Raises :class:`InputError` for a report of more than ``settings.max_tokens`` tokens.
         """
         with torch.inference_mode():
-            return ((self.raw(self.tokenizer.encode(reports, self.settings.max_tokens)) - self.centre) / self.scale).clone()
+            return (
+                (self.raw(self.tokenizer.encode(reports, self.settings.max_tokens)) - self.centre) / self.scale
+            ).clone()
 
     def decode(self, latents: Tensor, max_tokens: int | None = None) -> list[str]:
         """Reports of latents (B, K, d), each token the likeliest one, at most ``max_tokens`` of them."""
@@ -141,7 +147,9 @@ class ReportCodec(nn.Module):
 
     def _written(self, latents: Tensor, tokens: Tensor, hidden_words: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of what follows each of ``tokens`` (B, T)."""
-        hidden = self.decoder(inputs_embeds=self._inputs(latents, tokens, hidden_words), use_cache=False).last_hidden_state
+        hidden = self.decoder(
+            inputs_embeds=self._inputs(latents, tokens, hidden_words), use_cache=False
+        ).last_hidden_state
         return self._logits(hidden[:, self.settings.tokens :])
 
     def _logits(self, hidden: Tensor) -> Tensor:

@@ -91,7 +91,12 @@ def load_report_codec(folder: Path) -> ReportCodec:
 
 
 def reconstruction(
-    codec: ReportCodec, reports: Sequence[str], *, noise: float = 0.0, findings: Sequence[str] = FINDINGS, batch: int = 64
+    codec: ReportCodec,
+    reports: Sequence[str],
+    *,
+    noise: float = 0.0,
+    findings: Sequence[str] = FINDINGS,
+    batch: int = 64,
 ) -> dict[str, Any]:
     """What survives encoding, Gaussian noise of standard deviation ``noise`` on the latent, and decoding.
 
@@ -150,7 +155,11 @@ def _train(codec: ReportCodec, reports: Sequence[str], folder: Path, key: str, s
 
 
 def _recombined(
-    row: int, whole: list[list[int]], texts: list[list[list[int]]], settings: ReportCodecSettings, random: torch.Generator
+    row: int,
+    whole: list[list[int]],
+    texts: list[list[list[int]]],
+    settings: ReportCodecSettings,
+    random: torch.Generator,
 ) -> list[int]:
     """The report, or (a share ``recombine``) one with half of its sentences exchanged for sentences of others."""
     if not settings.recombine or torch.rand((), generator=random) >= settings.recombine:

@@ -43,7 +43,8 @@ class MultipromptSettings(BaseModel):
         ``lone_view`` is the share of steps with one view of studies that have both; ``joint`` the share of studies
         whose slots are all wanted (of one noise level), the others have some given. All conditions of a study are
         hidden with ``dropout``, each with ``field_dropout``; masks, boxes, reports and references are shown with
-        ``mask_share``, ``boxes_share``, ``report_share`` and ``reference_share``.
+        ``mask_share``, ``boxes_share``, ``report_share`` and ``reference_share`` (0: no condition of the core).
+        References are embedded in a shared space of ``shared_width`` dimensions, aligned in ``alignment_steps``.
     Sampler
         ``sampler_steps`` of ``solver``; classifier-free ``guidance`` for attributes, boxes and masks and
         ``text_guidance`` for reports and references (1 is none), at noise levels from ``guidance_from`` to
@@ -81,6 +82,7 @@ class MultipromptSettings(BaseModel):
     reference_share: float = Field(0.15, ge=0, le=1)
     report_weight: float = Field(0.5, ge=0)
     shared_width: int = Field(64, ge=0)
+    alignment_steps: int = Field(1200, ge=1)
     threads: int = Field(2, ge=1)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     checkpointing: bool = False

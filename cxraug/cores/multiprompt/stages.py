@@ -81,7 +81,8 @@ def train_multiprompt(
             return folder
         studies = replace(studies, latents=_latents(codec, studies))
         alignment = first.alignment if first is not None else train_alignment(
-            studies, folder, width=settings.shared_width if settings.reference_share else 0, seed=seed
+            studies, folder, width=settings.shared_width if settings.reference_share else 0, seed=seed,
+            steps=settings.alignment_steps,
         )  # fmt: skip
         if until == "alignment":
             return folder

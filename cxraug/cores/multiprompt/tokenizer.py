@@ -59,7 +59,9 @@ class ReportTokenizer:
         InputError
             A report that is longer than ``max_tokens`` (row counted as in a table with one header line).
         """
-        ids = [found.ids for found in self._tokenizer.encode_batch([normal(r) for r in reports], add_special_tokens=False)]
+        ids = [
+            found.ids for found in self._tokenizer.encode_batch([normal(r) for r in reports], add_special_tokens=False)
+        ]
         for row, tokens in enumerate(ids):
             if max_tokens is not None and len(tokens) > max_tokens:
                 raise InputError(
