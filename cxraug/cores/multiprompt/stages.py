@@ -154,7 +154,7 @@ def conditions_of(studies: StudySet, settings: MultipromptSettings, init: Path |
 def _codec(
     studies: StudySet, folder: Path, report: ReportCodecSettings | None, settings: MultipromptSettings, seed: int
 ) -> ReportCodec | None:
-    texts = sorted({str(r) for r in studies.reports if r})
+    texts = sorted(str(r) for r in studies.reports if r)
     if report is None or not texts or not settings.report_share:
         return None
     if len(texts) < 20:
