@@ -146,6 +146,12 @@ class MultipromptNetwork(nn.Module):
             self.ups.append(nn.ModuleList([grow, *blocks]))
         self.leave_norm = nn.GroupNorm(GROUPS, c[0])
         self.leave = nn.Conv2d(c[0], sizes.outputs, 3, padding=1)
+        # means over large areas pass no group normalisation, which would forget their size
+        self.coarse_in = nn.Linear(sizes.inputs + sizes.spatial, width)
+        self.coarse_norm = nn.LayerNorm(width)
+        self.coarse_out = nn.Linear(width, sizes.outputs)
+        nn.init.zeros_(self.coarse_out.weight)
+        nn.init.zeros_(self.coarse_out.bias)
         self.position = nn.Parameter(torch.randn(self.coarse**2, width) * 0.02)
         self.blocks = nn.ModuleList([Block(width) for _ in range(sizes.depth)])
         tokens, wide = sizes.report
@@ -196,7 +202,10 @@ class MultipromptNetwork(nn.Module):
         tokens, kinds, skips = [general], [0] * general.shape[1], {}
         for at, s in enumerate(slots, 1):
             coarse, skips[s] = self._down(maps[s], vectors[:, at])
-            tokens.append(coarse.flatten(2).transpose(1, 2) + self.position + self.slot[s])
+            means = functional.adaptive_avg_pool2d(maps[s], self.coarse).flatten(2).transpose(1, 2)
+            tokens.append(
+                coarse.flatten(2).transpose(1, 2) + self.coarse_in(means) + self.position + self.slot[s]
+            )
             kinds += [at] * self.coarse**2
         if report is not None:
             entered = self.report_in(report)
@@ -213,7 +222,9 @@ class MultipromptNetwork(nn.Module):
             part = sequence[:, start : start + self.coarse**2]
             start += self.coarse**2
             coarse = part.transpose(1, 2).reshape(b, -1, self.coarse, self.coarse)
-            found[s] = self._up(coarse, skips[s], vectors[:, at])
+            plain = self.coarse_out(self.coarse_norm(part)).transpose(1, 2).reshape(b, -1, self.coarse, self.coarse)
+            plain = functional.interpolate(plain, size=self.sizes.grid, mode="bilinear", align_corners=False)
+            found[s] = self._up(coarse, skips[s], vectors[:, at]) + plain
         if report is not None:
             found[REPORT] = self.report_out(self.report_norm(sequence[:, start:]))
         return found
