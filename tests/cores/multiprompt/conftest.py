@@ -101,8 +101,8 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learned_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A core that has learned the toy studies."""
     settings = toy_settings(
-        steps=900, batch_size=32, lr=3e-3, depth=2, ema=0.99, alignment_steps=250, sample_batch=16, sampler_steps=8,
-        boxes_share=0.5, mask_share=0.5, reference_share=0.2, velocity_weight=0.5, checkpoint_every=1000,
+        steps=1400, batch_size=32, lr=3e-3, depth=2, ema=0.99, alignment_steps=250, sample_batch=16, sampler_steps=8,
+        boxes_share=0.5, mask_share=0.5, reference_share=0.2, joint=0.4, checkpoint_every=1000,
     )  # fmt: skip
     return train_toy(toy_studies(1500, seed=1), tmp_path_factory.mktemp("learned") / "core", settings)
 
