@@ -24,6 +24,12 @@ def register(app: typer.Typer) -> None:
         ),
         shard: str = typer.Option("0/1", "--shard", help="i/n: do every n-th unit from the i-th on."),
         fresh: bool = typer.Option(False, "--fresh", help="Throw away what other settings made in this folder."),
+        root: Path | None = typer.Option(
+            None, "--root", help="Folder that masks and reference images may lie in; default the plan's own."
+        ),
+        keep_masks: bool = typer.Option(
+            False, "--keep-masks", help="Copy the plan's masks into the set: only where they are no patient's."
+        ),
         as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
     ) -> None:
         """Generate every study of a plan; run it again to go on where it stopped."""
@@ -35,7 +41,15 @@ def register(app: typer.Typer) -> None:
         if part is None:
             raise InputError("bad --shard", found=shard, expected="i/n, for example 0/4")
         folder = generate_set(
-            read_plan(plan), open_core(core), out, unit=unit, shard=(int(part[1]), int(part[2])), fresh=fresh
+            read_plan(plan),
+            open_core(core),
+            out,
+            unit=unit,
+            shard=(int(part[1]), int(part[2])),
+            fresh=fresh,
+            folder=plan if plan.is_dir() else plan.parent,
+            root=root,
+            keep_masks=keep_masks,
         )
         done, total = count_done(folder)
         result = {"folder": str(folder), "units": total, "units_done": done, "finished": done == total}

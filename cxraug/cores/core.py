@@ -69,7 +69,7 @@ class Prompt:
     @property
     def frontal_view(self) -> str:
         """The first frontal view asked for, PA where none is: whose a mask or box without a view is."""
-        return next((view for view in self.views if view != LATERAL), "PA")
+        return frontal_view(self.views)
 
     def asks_for(self) -> set[str]:
         """Names of the conditions that this prompt sets."""
@@ -201,6 +201,11 @@ class GenerativeCore(ABC):
     @abstractmethod
     def _generate(self, prompts: list[Prompt], seeds: list[int]) -> list[Study]:
         """Generate exactly ``batch_size`` studies; prompts were checked."""
+
+
+def frontal_view(views: Sequence[str]) -> str:
+    """The first frontal one of ``views``, PA where none is."""
+    return next((view for view in views if view != LATERAL), "PA")
 
 
 def prompts_from_plan(plan: pd.DataFrame, findings: Sequence[str] = ()) -> list[Prompt]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,7 +61,7 @@ def read_given(prompt: Prompt, *, resolution: int, findings: Sequence[str]) -> G
         images={view: encode(read_pixels(path), encoding) for view, path in references.items()},
         masks={view: read_mask(path, resolution) for view, path in masks.items()},
         boxes=given_boxes(prompt, resolution=resolution, findings=findings),
-        sha256={path: file_sha256(path) for path in [*references.values(), *masks.values()]},
+        sha256={path: given_sha256(path) for path in [*references.values(), *masks.values()]},
     )
 
 
@@ -79,6 +81,17 @@ def given_files(prompt: Prompt, what: Literal["mask", "reference_image"]) -> dic
         expected = "a path, or a JSON object view -> path"
         raise InputError(f"prompt {prompt.prompt_id}: {what} names no file", found=text, expected=expected)
     return files
+
+
+def given_sha256(path: str | Path) -> str:
+    """SHA-256 (hex) of a given file's bytes; hashed again only when its size or time of change differ."""
+    status = os.stat(path)
+    return _sha256(str(path), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: str, size: int, changed: int) -> str:
+    return file_sha256(path)
 
 
 def write_files(files: Mapping[str, str]) -> str:

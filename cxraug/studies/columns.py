@@ -66,7 +66,7 @@ def image_paths(table: Table, column: str, root: Path, *, root_named: bool) -> p
     if not odd.any():
         return values
     folder = os.path.abspath(table.file.parent)
-    inside = {v: _path_inside(v, os.path.abspath(root), folder, root_named) for v in pd.unique(values[odd])}
+    inside = {v: path_inside(v, os.path.abspath(root), folder, root_named=root_named) for v in pd.unique(values[odd])}
     cleaned = values[odd].map(inside)
     outside = pd.Series(False, index=values.index)
     outside[cleaned.index[cleaned.isna()]] = True
@@ -77,7 +77,11 @@ def image_paths(table: Table, column: str, root: Path, *, root_named: bool) -> p
     return values.where(~odd, cleaned.reindex(values.index))
 
 
-def _path_inside(value: str, root: str, folder: str, root_named: bool) -> str | None:
+def path_inside(value: str, root: str, folder: str, *, root_named: bool) -> str | None:
+    """``value`` relative to the absolute path ``root``, or None where it leads out of it or is no path of a file.
+
+    With a named root a path may also be absolute or start from ``folder``, as long as it ends inside the root.
+    """
     path = value.replace("\\", "/")
     if re.search(r"[\x00-\x1f]|^[A-Za-z][A-Za-z0-9+.\-]*:", path):
         return None

@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from cxraug.cores.core import frontal_view
 from cxraug.storage import atomic
 from cxraug.studies.labels import format_labels
 from cxraug.synthesis.unit import IMAGES, UNITS, disk_full_is_work_error, write_lines
 
-MANIFEST, PROVENANCE = "manifest.parquet", "provenance.jsonl"
+MANIFEST, PROVENANCE, MASKS = "manifest.parquet", "provenance.jsonl", "masks"
 TEXT_COLUMNS = (
     "image", "patient_id", "study_id", "view", "sex", "race", "labels", "report", "source", "split", "prompt_id",
     "core", "core_sha256", "gate", "gate_reasons",
 )  # fmt: skip
 
 
-def set_frame(lines: Sequence[dict[str, Any]], verdicts: Mapping[str, Sequence[str]] | None = None) -> pd.DataFrame:
+def set_frame(
+    lines: Sequence[dict[str, Any]],
+    verdicts: Mapping[str, Sequence[str]] | None = None,
+    masks: Collection[str] = (),
+) -> pd.DataFrame:
     """The manifest rows of a set: for every prompt the images of its last draw, in plan order.
 
     Parameters
     ----------
     lines : provenance lines of all draws.
     verdicts : image -> reasons for rejection (empty: accepted); an image that is not named has no verdict yet.
+    masks : paths of the masks that the set keeps (:func:`mask_path`).
+
+    The columns ``boxes`` (what was asked for, in pixels of the image) and ``mask`` are there only if a row has one.
     """
     last: dict[str, int] = {}
     for line in lines:
         last[line["prompt_id"]] = max(line["draw"], last.get(line["prompt_id"], 0))
-    rows = [_row(line, verdicts or {}) for line in in_order(lines) if line["draw"] == last[line["prompt_id"]]]
+    rows = [_row(line, verdicts or {}, masks) for line in in_order(lines) if line["draw"] == last[line["prompt_id"]]]
     frame = pd.DataFrame(rows)
-    types = {**dict.fromkeys(TEXT_COLUMNS, "str"), "age": "float64", "seed": "int64", "synthetic": "bool"}
+    frame = frame.drop(columns=[name for name in ("boxes", "mask") if frame[name].isna().all()])
+    text = [name for name in (*TEXT_COLUMNS, "boxes", "mask") if name in frame]
+    types = {**dict.fromkeys(text, "str"), "age": "float64", "seed": "int64", "synthetic": "bool"}
     return frame.astype(types)
 
 
@@ -46,7 +57,7 @@ def write_set(
     folder: Path, lines: Sequence[dict[str, Any]], verdicts: Mapping[str, Sequence[str]] | None = None
 ) -> pd.DataFrame:
     """Write ``provenance.jsonl``, then ``manifest.parquet``, each whole or not at all; returns the manifest's rows."""
-    frame = set_frame(lines, verdicts)
+    frame = set_frame(lines, verdicts, {f"{MASKS}/{path.name}" for path in (folder / MASKS).glob("*.png")})
     with disk_full_is_work_error(folder):
         write_lines(folder / PROVENANCE, in_order(lines))
         buffer = io.BytesIO()
@@ -54,6 +65,11 @@ def write_set(
         with atomic(folder / MANIFEST) as temporary:
             temporary.write_bytes(buffer.getvalue())
     return frame
+
+
+def mask_path(prompt_id: str, view: str) -> str:
+    """Where the mask of a prompt's view lies inside a set that keeps masks."""
+    return f"{MASKS}/{prompt_id}-{view.replace(' ', '_')}.png"
 
 
 def remove_strays(folder: Path, lines: Sequence[dict[str, Any]], records: Sequence[str]) -> None:
@@ -65,8 +81,18 @@ def remove_strays(folder: Path, lines: Sequence[dict[str, Any]], records: Sequen
                 path.unlink()
 
 
-def _row(line: dict[str, Any], verdicts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _boxes(prompt: Mapping[str, Any], view: str) -> str | None:
+    """The boxes asked for in ``view`` as a manifest has them; None where nothing was said about it."""
+    if "boxes" not in prompt:
+        return None
+    frontal, boxes = frontal_view(prompt["views"]), json.loads(prompt["boxes"])
+    mine = [{k: v for k, v in box.items() if k != "view"} for box in boxes if box.get("view", frontal) == view]
+    return json.dumps(mine) if mine or (not boxes and view == frontal) else None
+
+
+def _row(line: dict[str, Any], verdicts: Mapping[str, Sequence[str]], masks: Collection[str]) -> dict[str, Any]:
     prompt = line["prompt"]
+    mask = mask_path(line["prompt_id"], line["view"])
     reasons = verdicts.get(line["image"])
     return {
         "image": line["image"],
@@ -78,6 +104,8 @@ def _row(line: dict[str, Any], verdicts: Mapping[str, Sequence[str]]) -> dict[st
         "race": prompt.get("race"),
         "labels": format_labels(prompt["labels"]) or None,
         "report": line["report"],
+        "boxes": _boxes(prompt, line["view"]),
+        "mask": mask if mask in masks else None,
         "source": prompt.get("source", ""),
         "split": "train",
         "synthetic": True,

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet
 
 from cxraug.cores.core import GenerativeCore
+from cxraug.cores.given import FILES, PARTS, given_files, read_mask
 from cxraug.errors import InputError
 from cxraug.progress import track
 from cxraug.seeds import derive_seed
@@ -21,14 +22,14 @@ from cxraug.storage import atomic, read_json, write_json
 from cxraug.studies.cache import build_cache
 from cxraug.studies.images import Encoding
 from cxraug.studies.manifest import read_manifest
-from cxraug.synthesis.assembly import MANIFEST, PROVENANCE, remove_strays, write_set
+from cxraug.synthesis.assembly import MANIFEST, MASKS, PROVENANCE, mask_path, remove_strays, write_set
 from cxraug.synthesis.prompts import PromptList, check_plan
 from cxraug.synthesis.provenance import core_facts
-from cxraug.synthesis.unit import IMAGES, UNITS, Unit, cut, disk_full_is_work_error, make_unit, read_record
+from cxraug.synthesis.unit import IMAGES, UNITS, Unit, cut, disk_full_is_work_error, make_unit, read_record, write_png
 
 SET, PLAN, CARD, CACHE, GATE = "set.json", "plan.parquet", "core_card.json", "cache", "gate.json"
 UNIT = 32
-OWN = (GATE, MANIFEST, PROVENANCE, CACHE, "gate", UNITS, IMAGES, PLAN, CARD, SET)  # set.json goes last
+OWN = (GATE, MANIFEST, PROVENANCE, CACHE, "gate", UNITS, IMAGES, MASKS, PLAN, CARD, SET)  # set.json goes last
 
 
 def generate_set(
@@ -39,6 +40,9 @@ def generate_set(
     unit: int | None = None,
     shard: tuple[int, int] = (0, 1),
     fresh: bool = False,
+    folder: str | Path = ".",
+    root: str | Path | None = None,
+    keep_masks: bool = False,
 ) -> Path:
     """Generate every study of ``plan`` into the folder ``out``; go on where an earlier call stopped.
 
@@ -50,6 +54,10 @@ def generate_set(
     unit : prompts per unit of work, a multiple of the core's batch size; by default the smallest of at least 32.
     shard : ``(i, n)`` does every n-th unit from the i-th on; the call that finds all units done assembles the set.
     fresh : throw away what an earlier call with another plan, core or settings made in ``out``.
+    folder, root : where the paths of masks and reference images start (:func:`cxraug.synthesis.prompts.check_plan`).
+    keep_masks : copy the masks asked for, on the core's grid, to ``masks/`` and name them in the manifest. A mask that
+        was drawn on a real patient is that patient's anatomy, so this is not the default. Reference images are never
+        copied.
 
     Returns
     -------
@@ -64,12 +72,12 @@ def generate_set(
         Disk full: the units that were finished stay.
     """
     out = Path(out)
-    prompts = check_plan(plan, core)
+    prompts = check_plan(plan, core, folder=folder, root=root)
     size = _unit_size(unit, core)
     index, count = shard
     if not 0 <= index < count:
         raise InputError("bad shard", found=f"{index}/{count}", expected="i/n with 0 <= i < n")
-    _claim(out, plan, prompts, core, size, fresh)
+    _claim(out, plan, prompts, core, size, fresh, keep_masks)
     units = cut(prompts.prompts, prompts.seeds, size)
     mine = units[index::count]
     _finish_units(mine, core, out, what=f"generate {out.name}")
@@ -78,6 +86,8 @@ def generate_set(
         return out
     if not _is_assembled(out):
         lines = _all_lines(units, core, out)
+        if keep_masks:
+            _copy_masks(prompts, core, out)
         write_set(out, lines)
         remove_strays(out, lines, [u.record for u in units])
     return out
@@ -96,7 +106,9 @@ def redraw(folder: str | Path, core: GenerativeCore, prompt_ids: Sequence[str], 
             "re-draws need the core that made the set", file=folder, found=f"{core.card.name} {core.card.sha256[:12]}",
             expected=f"{settings['core']} {settings['core_sha256'][:12]}",
         )  # fmt: skip
-    prompts = check_plan(pd.read_parquet(folder / PLAN), core, file=folder / PLAN)
+    prompts = check_plan(pd.read_parquet(folder / PLAN), core, file=folder / PLAN, root="/")
+    if prompts.sha256 != settings["plan_sha256"]:
+        raise InputError("the plan, or a file that it names, is not what the set was made from", file=folder / PLAN)
     wanted = set(prompt_ids)
     places = [i for i, prompt in enumerate(prompts.prompts) if prompt.prompt_id in wanted]
     units = cut(
@@ -163,9 +175,13 @@ def _unit_size(unit: int | None, core: GenerativeCore) -> int:
     return unit
 
 
-def _claim(out: Path, plan: pd.DataFrame, prompts: PromptList, core: GenerativeCore, size: int, fresh: bool) -> None:
+def _claim(
+    out: Path, plan: pd.DataFrame, prompts: PromptList, core: GenerativeCore, size: int, fresh: bool, keep_masks: bool
+) -> None:
     """Make ``out`` the folder of exactly this work, or refuse."""
     settings = {"format": 1, "plan_sha256": prompts.sha256, "prompts": len(prompts), "unit": size, **core_facts(core)}
+    if keep_masks:
+        settings["keep_masks"] = True
     path = out / SET
     if path.is_file() and fresh:
         with disk_full_is_work_error(out):
@@ -173,7 +189,7 @@ def _claim(out: Path, plan: pd.DataFrame, prompts: PromptList, core: GenerativeC
                 shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
     if path.is_file():
         old = read_json(path)
-        changed = [name for name in settings if old.get(name) != settings[name]]
+        changed = [name for name in dict.fromkeys([*settings, "keep_masks"]) if old.get(name) != settings.get(name)]
         if changed:
             raise InputError(
                 f"this folder holds a set of other work: {', '.join(changed)} changed", file=out,
@@ -188,11 +204,29 @@ def _claim(out: Path, plan: pd.DataFrame, prompts: PromptList, core: GenerativeC
         (out / IMAGES).mkdir(parents=True, exist_ok=True)
         (out / UNITS).mkdir(exist_ok=True)
         buffer = io.BytesIO()
-        plan.to_parquet(buffer, index=False)
+        _with_whole_paths(plan, prompts).to_parquet(buffer, index=False)
         with atomic(out / PLAN) as temporary:
             temporary.write_bytes(buffer.getvalue())
         write_json(out / CARD, core.card.model_dump(mode="json"))
         write_json(path, settings)
+
+
+def _with_whole_paths(plan: pd.DataFrame, prompts: PromptList) -> pd.DataFrame:
+    """``plan`` with the paths of its files as they were found, so that re-draws find them from the set's folder too."""
+    found = {what: [getattr(prompt, what) for prompt in prompts.prompts] for what in FILES if what in plan}
+    return plan.assign(**{what: paths for what, paths in found.items() if any(paths)})
+
+
+def _copy_masks(prompts: PromptList, core: GenerativeCore, out: Path) -> None:
+    for prompt in prompts.prompts:
+        size = core.card.resolution
+        for view, path in given_files(prompt, "mask").items():
+            if view in prompt.views:
+                parts = read_mask(path, size)
+                bits = sum(
+                    (pixels * np.uint8(PARTS[part]) for part, pixels in parts.items()), np.zeros((size, size), np.uint8)
+                )
+                write_png(out / mask_path(prompt.prompt_id, view), bits)
 
 
 def _finish_units(units: Sequence[Unit], core: GenerativeCore, folder: Path, *, what: str) -> None:

@@ -101,7 +101,7 @@ def make_unit(unit: Unit, core: GenerativeCore, folder: Path) -> list[dict[str, 
                         seed=seed,
                         draw=unit.draw,
                         image=image,
-                        sha256=_write_png(folder / image, study.images[view]),
+                        sha256=write_png(folder / image, study.images[view]),
                         report=study.report,
                         facts=facts,
                     )
@@ -134,7 +134,7 @@ def disk_full_is_work_error(folder: Path) -> Iterator[None]:
         raise
 
 
-def _write_png(path: Path, pixels: np.ndarray) -> str:
+def write_png(path: Path, pixels: np.ndarray) -> str:
     """Write 8-bit grey pixels without any metadata; returns the SHA-256 of the file's bytes."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG")
