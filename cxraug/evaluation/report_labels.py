@@ -46,7 +46,7 @@ _UNCERTAIN_AFTER = re.compile(
 _UNCERTAIN_BEFORE = re.compile(
     rf"\b{_CANNOT} (?:exclude|rule out)|\bpossibl[ey]\b|\bmay\b|\bmight\b|\bcould\b|\bquestionable\b|\bquestion(?: of)?\b"
     r"|\bequivocal\b|\b(?:suspicious|suspicion|concern|concerning|worrisome) (?:for|of)\b|\bsuspected\b|\bdifferential\b"
-    r"|\b(?:to )?(?:exclude|rule out|evaluate for|assess for)\b|\bunlikely\b|\bcannot\b"
+    r"|\b(?:to )?(?:exclude|rule out|evaluate for|assess for)\b|\bunlikely\b|\bcannot\b|\bsuggest\w*(?: of)?"
 )
 _ABSENT_AFTER = re.compile(
     rf"\b(?:not|no longer|never)(?: \w+)? {_SEEN}|\b(?:is|are) absent|\b(?:has|have|had)(?: \w+)? (?:resolved|cleared)"
@@ -65,21 +65,22 @@ _STOP = re.compile(  # where a trigger's scope ends
     r"|,(?: and)? (?=(?:the|a|an|there)\b)"
 )
 _NEXT = re.compile(  # ", small right effusion": a new statement, unless the list goes on to an "or"
-    r",(?: and)? (?=(?:stable|unchanged|mild(?:ly)?|minimal|moderate|small|large|marked|persistent|again|increased|new)\b)"
+    r",(?: and)? (?=(?:stable|unchanged|mild(?:ly)?|minimal|moderate|small|large|marked|persistent|again|increased|new|possibl[ey]"
+    r"|probabl[ey]|questionable|suspected|likely)\b)"
     r"(?!.*\bn?or\b)"
 )
 _VERB = re.compile(r"\b(?:is|are|was|were|has|have|shows?|demonstrates?|there)\b")
-_OR_AFTER = re.compile(r"^(?: [\w-]+){0,2}\s+(?:versus|vs\.?|or)\b")
-_OR_BEFORE = re.compile(r"\b(?:versus|vs\.?|or)\s+(?:[\w-]+ ){0,3}$")
+_OR_AFTER = re.compile(r"^(?: [\w-]+){0,2}\s+(?:versus|vs\.?|(?<!/)or)\b")
+_OR_BEFORE = re.compile(r"\b(?:versus|vs\.?|(?<!/)or)\s+(?:[\w-]+ ){0,3}$")
 _TURNED = re.compile(r"\b(?:not|no longer|nor|without)\b")
 
 
 def report_labels(report: str, findings: Sequence[str] = FINDINGS) -> dict[str, int]:
     """What a report says about findings: 1 present, 0 absent, -1 uncertain; one it does not mention is left out.
 
-    Several mentions of one finding: present beats uncertain, uncertain beats absent. "Probable", "likely", "suggests" and
-    "consistent with" count as present; "possible", "may", "suspicious for", "versus" and "cannot be excluded" as
-    uncertain; "resolved" and "no longer seen" as absent. "The lungs are clear" excludes what would be a density in them.
+    Several mentions of one finding: present beats uncertain, uncertain beats absent. "Probable", "likely" and
+    "consistent with" count as present; "possible", "may", "suggests", "suspicious for", "versus", "A or B" and "cannot
+    be excluded" as uncertain; "resolved" and "no longer seen" as absent. "The lungs are clear" excludes what would be a density in them.
     Sections on history, indication, technique and comparison are not read.
 
     Parameters
@@ -205,15 +206,19 @@ def _assertion(text: str, mention: re.Match[str]) -> int | None:
         return UNCERTAIN
     if ABSENT in found or _TURNED.search(mention[0]):
         return ABSENT
-    if before:
-        end, value = max(before)
-        stops = (m for pattern in (_STOP, _NEXT) for m in pattern.finditer(text, end))
-        if all(stop.start() >= mention.start() for stop in stops):
-            return value
-    tied = _OR_AFTER.search(text[mention.end() :]) or (
-        _OR_BEFORE.search(text[: mention.start()]) and _any_finding().search(text[: mention.start()])
-    )
-    return UNCERTAIN if tied else PRESENT
+    reaching = [value for end, value in before if not _stopped(text, end, mention.start())]
+    if ABSENT in reaching:  # "no findings to suggest an effusion": absent, although "suggest" is nearer
+        return ABSENT
+    if reaching:
+        return reaching[-1]
+    earlier = text[: mention.start()]
+    tied = _OR_AFTER.search(text[mention.end() :]) or (_OR_BEFORE.search(earlier) and _any_finding().search(earlier))
+    return UNCERTAIN if tied and not _PSEUDO.search(earlier) else PRESENT
+
+
+def _stopped(text: str, start: int, end: int) -> bool:
+    """Whether the scope of a trigger that ends at ``start`` stops before ``end``."""
+    return any(stop.start() < end for pattern in (_STOP, _NEXT) for stop in pattern.finditer(text, start))
 
 
 @lru_cache(maxsize=4096)
@@ -227,7 +232,7 @@ def _triggers(text: str) -> tuple[tuple[int, int, int | None, bool], ...]:
                 claimed.append(match.span())
                 if pattern is not _PSEUDO:
                     found.append((*match.span(), value, forwards))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda trigger: trigger[:2]))
 
 
 _KINDS: tuple[tuple[re.Pattern[str], int | None, bool], ...] = (

@@ -28,12 +28,13 @@ _LUNGS = r"(?:lungs|lung fields|lung zones)"
 class Terms:
     """How a finding is said.
 
-    ``names`` are mentions of the finding itself. ``states`` pairs a structure with an abnormal state, in either order
+    ``names`` are mentions of the finding itself, ``hints`` of what may be it ("nodular density"). ``states`` pairs a structure with an abnormal state, in either order
     ("the heart is enlarged", "enlarged heart"); ``doubtful`` with a state that leaves the finding open; ``normal``
     with a state that excludes it ("the costophrenic angles are sharp").
     """
 
     names: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
     states: tuple[tuple[str, str], ...] = ()
     doubtful: tuple[tuple[str, str], ...] = ()
     normal: tuple[tuple[str, str], ...] = ()
@@ -45,13 +46,15 @@ class Terms:
 
     def doubts(self) -> re.Pattern[str]:
         """Statements that leave the finding open."""
-        return _any([rf"\b{s}{_FAR}(?:{a})|\b(?:{a})[\s-]+(?:[\w-]+ ){{0,3}}?{s}" for s, a in self.doubtful])
+        either = [rf"\b{s}{_FAR}(?:{a})|\b(?:{a})[\s-]+(?:[\w-]+ ){{0,3}}?{s}" for s, a in self.doubtful]
+        return _any([*(rf"\b{hint}" for hint in self.hints), *either])
 
     def exclusions(self) -> re.Pattern[str]:
         """Statements of normality that exclude the finding."""
         return _any([rf"\b{s}\b{_FAR}(?:{a})|\b(?:{a}) (?:[\w-]+ ){{0,2}}?{s}" for s, a in self.normal])
 
 
+_NODULAR = (r"nodularit\w+", r"nodular (?:\w+ )?(?:densit|opacit|lesion)\w*")
 _CLEAR = ((_LUNGS, r"clear\b"),)
 TERMS: dict[str, Terms] = {
     "Atelectasis": Terms(
@@ -85,9 +88,9 @@ TERMS: dict[str, Terms] = {
     "Hernia": Terms((r"hernia\w*",)),
     "Infiltration": Terms((r"infiltrat\w*",), normal=_CLEAR),
     "Lung Lesion": Terms(
-        (r"nodul(?:es?|arit\w+|ar (?:\w+ )?(?:densit|opacit|lesion)\w*)", r"mass(?:es)?\b(?! effect)",
+        (r"nodules?\b", r"mass(?:es)?\b(?! effect)",
          r"(?:lung|pulmonary|parenchymal|cavitary) lesions?"),
-        normal=_CLEAR,
+        _NODULAR, normal=_CLEAR,
     ),
     "Lung Opacity": Terms(
         (r"opaci\w+", r"air-?space (?:disease|process\w*)", r"infiltrat\w*", r"consolidat\w*",
@@ -95,7 +98,7 @@ TERMS: dict[str, Terms] = {
         normal=_CLEAR,
     ),
     "Mass": Terms((r"mass(?:es)?\b(?! effect)",), normal=_CLEAR),
-    "Nodule": Terms((r"nodul(?:es?|arit\w+|ar (?:\w+ )?(?:densit|opacit|lesion)\w*)",), normal=_CLEAR),
+    "Nodule": Terms((r"nodules?\b",), _NODULAR, normal=_CLEAR),
     "Pleural Other": Terms((r"pleural (?:[\w/]+ ){0,2}?(?:thickening|plaques?|scar\w*|calcification\w*)", r"fibrothorax")),
     "Pleural Thickening": Terms(
         (r"pleural (?:[\w/]+ ){0,2}?thickening", r"thickening of the (?:\w+ )?pleura", r"apical (?:thickening|caps?\b)")
