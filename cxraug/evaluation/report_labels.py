@@ -27,7 +27,8 @@ _SECTION = re.compile(
     re.IGNORECASE,
 )
 _SILENT = ("indication", "history", "clinical", "comparison", "technique", "reason", "procedure")
-_SENTENCE = re.compile(r"(?<=[.!?;])(?<!\bvs\.)\s+|\n+|;")
+# A single line break is a wrapped line; a blank line or a new list item ends a sentence
+_SENTENCE = re.compile(r"(?<=[.!?;])(?<!\bvs\.)\s+|\n\s*\n|\n(?=\s*(?:\d+[.)]|[-*•])\s)|;")
 
 _SEEN = (
     r"(?:seen|identified|visuali[sz]ed|present|evident|demonstrated|appreciated|detected|noted|found|visible|apparent"
