@@ -18,7 +18,17 @@ from cxraug.studies.phantom.cohort import PhantomSettings, sample_cohort
 VIEWS: tuple[tuple[str, ...], ...] = (("PA",), ("PA", "Lateral"), ("PA", "AP", "Lateral"))
 SETTINGS = {
     "phantom": ReportCodecSettings(width=128, heads=4, lr=2e-3, steps=4000, batch_size=32),
-    "iu": ReportCodecSettings(tokens=16, vocabulary=2000, max_tokens=400, width=128, heads=4, lr=2e-3, steps=1500, batch_size=32, recombine=0.5),
+    "iu": ReportCodecSettings(
+        tokens=16,
+        vocabulary=2000,
+        max_tokens=400,
+        width=128,
+        heads=4,
+        lr=2e-3,
+        steps=1500,
+        batch_size=32,
+        recombine=0.5,
+    ),
 }
 
 

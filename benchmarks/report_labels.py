@@ -33,7 +33,10 @@ def main() -> None:
         findings = [f for f in ANNOTATED if f != NO_FINDING]  # "normal" there also excludes what is no finding here
     y = np.array([[parse_labels(text).get(f, 0) for f in findings] for text in table["labels"]])
     found = report_agreement(list(table["report"]), y, findings)
-    print(f"{len(table):,} reports\n\n| finding | annotated | reported | precision | recall | F1 |\n|---|---|---|---|---|---|")
+    print(
+        f"{len(table):,} reports\n\n"
+        "| finding | annotated | reported | precision | recall | F1 |\n|---|---|---|---|---|---|"
+    )
     for row in found.itertuples():
         rates = ["" if pd.isna(rate) else f"{rate:.3f}" for rate in (row.precision, row.recall, row.f1)]
         print(f"| {row.finding} | {row.n_pos} | {row.said} | {' | '.join(rates)} |")

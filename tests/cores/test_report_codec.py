@@ -13,7 +13,13 @@ from safetensors.torch import load_file
 
 from cxraug.cores.multiprompt.report_codec import ReportCodec
 from cxraug.cores.multiprompt.report_codec_training import (
-    CARD, CHECKPOINT, WEIGHTS, _recombined, load_report_codec, reconstruction, train_report_codec,
+    CARD,
+    CHECKPOINT,
+    WEIGHTS,
+    _recombined,
+    load_report_codec,
+    reconstruction,
+    train_report_codec,
 )  # fmt: skip
 from cxraug.cores.multiprompt.settings_codec import ReportCodecSettings
 from cxraug.cores.multiprompt.tokenizer import BOS, EOS, ReportTokenizer, sentences
@@ -21,7 +27,9 @@ from cxraug.errors import InputError
 from cxraug.storage import read_json
 
 SIDES, THINGS = ("left", "right"), ("nodule", "mass", "effusion")
-REPORTS = [f"FINDINGS: There is a {s} {t}. IMPRESSION: {e}" for s in SIDES for t in THINGS for e in ("Normal heart.", "")]
+REPORTS = [
+    f"FINDINGS: There is a {s} {t}. IMPRESSION: {e}" for s in SIDES for t in THINGS for e in ("Normal heart.", "")
+]
 OTHER = ["FINDINGS: No nodule. IMPRESSION: Normal heart.", "FINDINGS: There is a left mass. No nodule."]
 
 
@@ -160,7 +168,7 @@ def test_sentences_joined_are_the_report_and_recombined_reports_are_made_of_sent
     tokenizer = ReportTokenizer.train(REPORTS, 400)
     texts = [tokenizer.encode(sentences(r)) for r in REPORTS]
     whole = tokenizer.encode(REPORTS)
-    assert [sum(t, []) for t in texts] == whole
+    assert [[i for s in t for i in s] for t in texts] == whole
     random = torch.Generator().manual_seed(0)
     assert _recombined(3, whole, texts, tiny(recombine=0), random) == whole[3]
     known = {s for r in REPORTS for s in sentences(r)}
@@ -182,7 +190,9 @@ def test_reconstruction_counts_what_survives(trained) -> None:
         def token_accuracy(self, reports, latents):
             return 0.5
 
-    found = reconstruction(Forgetful(), ["There is a mass.", "There is a nodule.", "No mass."], findings=["Mass", "Nodule"])
+    found = reconstruction(
+        Forgetful(), ["There is a mass.", "There is a nodule.", "No mass."], findings=["Mass", "Nodule"]
+    )
     assert found["exact"] == pytest.approx(1 / 3)
     assert found["label_f1"] == pytest.approx(2 * 1 / (2 + 3))  # one hit; two present, three said
     assert found["token_accuracy"] == 0.5
