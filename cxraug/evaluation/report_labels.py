@@ -79,10 +79,10 @@ _TURNED = re.compile(r"\b(?:not|no longer|nor|without)\b")
 def report_labels(report: str, findings: Sequence[str] = FINDINGS) -> dict[str, int]:
     """What a report says about findings: 1 present, 0 absent, -1 uncertain; one it does not mention is left out.
 
-    Several mentions of one finding: present beats uncertain, uncertain beats absent. "Probable", "likely" and "consistent
-    with" count as present; "possible", "may", "suggests", "suspicious for", "versus", "A or B" and "cannot be excluded"
-    as uncertain; "resolved" and "no longer seen" as absent. "The lungs are clear" excludes what would be a density in
-    them.
+    Several mentions of one finding: present beats uncertain, uncertain beats absent. "Probable", "likely" and
+    "consistent with" count as present; "possible", "may", "suggests", "suspicious for", "versus", "A or B" and
+    "cannot be excluded" as uncertain; "resolved" and "no longer seen" as absent. "The lungs are clear" excludes what
+    would be a density in them.
     Sections on history, indication, technique and comparison are not read.
 
     Parameters
