@@ -17,8 +17,18 @@ from cxraug.studies.phantom.cohort import PhantomSettings, sample_cohort
 
 VIEWS: tuple[tuple[str, ...], ...] = (("PA",), ("PA", "Lateral"), ("PA", "AP", "Lateral"))
 SETTINGS = {
-    "phantom": ReportCodecSettings(steps=2600, batch_size=32),
-    "iu": ReportCodecSettings(tokens=16, vocabulary=2000, max_tokens=400, steps=2600, batch_size=32, recombine=0.5),
+    "phantom": ReportCodecSettings(width=128, heads=4, lr=2e-3, steps=4000, batch_size=32),
+    "iu": ReportCodecSettings(
+        tokens=16,
+        vocabulary=2000,
+        max_tokens=400,
+        width=128,
+        heads=4,
+        lr=2e-3,
+        steps=1500,
+        batch_size=32,
+        recombine=0.5,
+    ),
 }
 
 
@@ -33,7 +43,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", choices=list(SETTINGS))
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, help="training steps (default: as set in this file)")
     asked = parser.parse_args()
+    settings = SETTINGS[asked.source]
+    if asked.steps:
+        settings = settings.model_copy(update={"steps": asked.steps})
     if asked.source == "phantom":
         reports, held_out = phantom_reports(10_000, 100), phantom_reports(200, 900)
         seen = None
@@ -42,7 +56,7 @@ def main() -> None:
         reports = table.loc[table["split"] == "train", "report"].tolist()
         held_out = table.loc[table["split"] == "val", "report"].tolist()
         seen = reports[: len(held_out)]
-    codec = train_report_codec(reports, asked.out, SETTINGS[asked.source], seed=0, held_out=held_out)
+    codec = train_report_codec(reports, asked.out, settings, seed=0, held_out=held_out)
     card = read_json(asked.out / CARD)
     print(f"{card['parameters']:,} parameters, {len(codec.tokenizer)} tokens, {card['reports']:,} training reports\n")
     print("| reports | n | latent noise sd | exact | token accuracy | label micro-F1 |\n|---|---|---|---|---|---|")

@@ -8,7 +8,7 @@ the sentence or to a terminating word, pseudo-negations that are none) and of th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -22,12 +22,13 @@ FINDINGS = tuple(TERMS)
 
 # Sections that say what was asked or what was there before, not what is seen
 _SECTION = re.compile(
-    r"\b(findings|impression|conclusion|opinion|indication|history|clinical (?:history|information)|comparison|technique"
-    r"|reason for exam(?:ination)?|examination|exam|procedure)\s*:",
+    r"\b(findings|impression|conclusion|opinion|indication|history|clinical (?:history|information)|comparison"
+    r"|technique|reason for exam(?:ination)?|examination|exam|procedure)\s*:",
     re.IGNORECASE,
 )
 _SILENT = ("indication", "history", "clinical", "comparison", "technique", "reason", "procedure")
-_SENTENCE = re.compile(r"(?<=[.!?;])(?<!\bvs\.)\s+|\n+|;")
+# A single line break is a wrapped line; a blank line or a new list item ends a sentence
+_SENTENCE = re.compile(r"(?<=[.!?;])(?<!\bvs\.)\s+|\n\s*\n|\n(?=\s*(?:\d+[.)]|[-*•])\s)|;")
 
 _SEEN = (
     r"(?:seen|identified|visuali[sz]ed|present|evident|demonstrated|appreciated|detected|noted|found|visible|apparent"
@@ -40,13 +41,13 @@ _PSEUDO = re.compile(
     r"|\bwithout (?:\w+ ){0,2}?change\b|\bnot only\b|\bno longer (?:as|so) "
 )
 _UNCERTAIN_AFTER = re.compile(
-    rf"\b{_CANNOT} (?:be )?(?:\w+ )?(?:excluded|ruled out)|\b(?:is|are|remains?) (?:\w+ )?(?:possible|questionable|questioned"
-    r"|uncertain|equivocal|suspected|unlikely)|\bmay be present|\bnot excluded"
+    rf"\b{_CANNOT} (?:be )?(?:\w+ )?(?:excluded|ruled out)|\b(?:is|are|remains?) (?:\w+ )?(?:possible|questionable"
+    r"|questioned|uncertain|equivocal|suspected|unlikely)|\bmay be present|\bnot excluded"
 )
 _UNCERTAIN_BEFORE = re.compile(
-    rf"\b{_CANNOT} (?:exclude|rule out)|\bpossibl[ey]\b|\bmay\b|\bmight\b|\bcould\b|\bquestionable\b|\bquestion(?: of)?\b"
-    r"|\bequivocal\b|\b(?:suspicious|suspicion|concern|concerning|worrisome) (?:for|of)\b|\bsuspected\b|\bdifferential\b"
-    r"|\b(?:to )?(?:exclude|rule out|evaluate for|assess for)\b|\bunlikely\b|\bcannot\b"
+    rf"\b{_CANNOT} (?:exclude|rule out)|\bpossibl[ey]\b|\bmay\b|\bmight\b|\bcould\b|\bquestion(?:able|s)?\b"
+    r"|\bequivocal\b|\b(?:suspicious|suspicion|concern|concerning|worrisome) (?:for|of)\b|\bsuspected\b"
+    r"|\bdifferential\b|\b(?:exclude|rule out|evaluate for|assess for)\b|\bunlikely\b|\bcannot\b|\bsuggest\w*"
 )
 _ABSENT_AFTER = re.compile(
     rf"\b(?:not|no longer|never)(?: \w+)? {_SEEN}|\b(?:is|are) absent|\b(?:has|have|had)(?: \w+)? (?:resolved|cleared)"
@@ -65,21 +66,23 @@ _STOP = re.compile(  # where a trigger's scope ends
     r"|,(?: and)? (?=(?:the|a|an|there)\b)"
 )
 _NEXT = re.compile(  # ", small right effusion": a new statement, unless the list goes on to an "or"
-    r",(?: and)? (?=(?:stable|unchanged|mild(?:ly)?|minimal|moderate|small|large|marked|persistent|again|increased|new)\b)"
+    r",(?: and)? (?=(?:stable|unchanged|mild(?:ly)?|minimal|moderate|small|large|marked|persistent|again|increased|new"
+    r"|possibl[ey]|probabl[ey]|questionable|suspected|likely)\b)"
     r"(?!.*\bn?or\b)"
 )
 _VERB = re.compile(r"\b(?:is|are|was|were|has|have|shows?|demonstrates?|there)\b")
-_OR_AFTER = re.compile(r"^(?: [\w-]+){0,2}\s+(?:versus|vs\.?|or)\b")
-_OR_BEFORE = re.compile(r"\b(?:versus|vs\.?|or)\s+(?:[\w-]+ ){0,3}$")
+_OR_AFTER = re.compile(r"^(?: [\w-]+){0,2}\s+(?:versus|vs\.?|(?<!/)or)\b")
+_OR_BEFORE = re.compile(r"\b(?:versus|vs\.?|(?<!/)or)\s+(?:[\w-]+ ){0,3}$")
 _TURNED = re.compile(r"\b(?:not|no longer|nor|without)\b")
 
 
 def report_labels(report: str, findings: Sequence[str] = FINDINGS) -> dict[str, int]:
     """What a report says about findings: 1 present, 0 absent, -1 uncertain; one it does not mention is left out.
 
-    Several mentions of one finding: present beats uncertain, uncertain beats absent. "Probable", "likely", "suggests" and
-    "consistent with" count as present; "possible", "may", "suspicious for", "versus" and "cannot be excluded" as
-    uncertain; "resolved" and "no longer seen" as absent. "The lungs are clear" excludes what would be a density in them.
+    Several mentions of one finding: present beats uncertain, uncertain beats absent. "Probable", "likely" and
+    "consistent with" count as present; "possible", "may", "suggests", "suspicious for", "versus", "A or B" and
+    "cannot be excluded" as uncertain; "resolved" and "no longer seen" as absent. "The lungs are clear" excludes what
+    would be a density in them.
     Sections on history, indication, technique and comparison are not read.
 
     Parameters
@@ -132,7 +135,7 @@ def report_agreement(reports: Sequence[str], asked: np.ndarray | pd.DataFrame, f
     known = (y == PRESENT) | (y == ABSENT)
     counts = np.stack([known.sum(0), (y == PRESENT).sum(0), (said & known).sum(0), (said & (y == PRESENT)).sum(0)])
     counts = np.concatenate([counts, counts.sum(1, keepdims=True)], 1)
-    n, positive, reported, hits = counts.astype(float)
+    _, positive, reported, hits = counts.astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         precision, recall, f1 = hits / reported, hits / positive, 2 * hits / (reported + positive)
     table = pd.DataFrame(dict(zip(("n", "n_pos", "said", "hits"), counts, strict=True)))
@@ -205,15 +208,19 @@ def _assertion(text: str, mention: re.Match[str]) -> int | None:
         return UNCERTAIN
     if ABSENT in found or _TURNED.search(mention[0]):
         return ABSENT
-    if before:
-        end, value = max(before)
-        stops = (m for pattern in (_STOP, _NEXT) for m in pattern.finditer(text, end))
-        if all(stop.start() >= mention.start() for stop in stops):
-            return value
-    tied = _OR_AFTER.search(text[mention.end() :]) or (
-        _OR_BEFORE.search(text[: mention.start()]) and _any_finding().search(text[: mention.start()])
-    )
-    return UNCERTAIN if tied else PRESENT
+    reaching = [value for end, value in before if not _stopped(text, end, mention.start())]
+    if ABSENT in reaching:  # "no findings to suggest an effusion": absent, although "suggest" is nearer
+        return ABSENT
+    if reaching:
+        return reaching[-1]
+    earlier = text[: mention.start()]
+    tied = _OR_AFTER.search(text[mention.end() :]) or (_OR_BEFORE.search(earlier) and _any_finding().search(earlier))
+    return UNCERTAIN if tied and not _PSEUDO.search(earlier) else PRESENT
+
+
+def _stopped(text: str, start: int, end: int) -> bool:
+    """Whether the scope of a trigger that ends at ``start`` stops before ``end``."""
+    return any(stop.start() < end for pattern in (_STOP, _NEXT) for stop in pattern.finditer(text, start))
 
 
 @lru_cache(maxsize=4096)
@@ -227,7 +234,7 @@ def _triggers(text: str) -> tuple[tuple[int, int, int | None, bool], ...]:
                 claimed.append(match.span())
                 if pattern is not _PSEUDO:
                     found.append((*match.span(), value, forwards))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda trigger: trigger[:2]))
 
 
 _KINDS: tuple[tuple[re.Pattern[str], int | None, bool], ...] = (

@@ -1,7 +1,7 @@
 """What radiologists call the findings of NIH ChestX-ray14, CheXpert and the phantom: the one table of synonyms.
 
-Everything is a regular expression over lower-case text. The choice of synonyms follows the mention lists of the CheXpert
-labeller (Irvin et al., AAAI 2019, arXiv 1901.07031) in kind, not in letter.
+Everything is a regular expression over lower-case text. The choice of synonyms follows the mention lists of the
+CheXpert labeller (Irvin et al., AAAI 2019, arXiv 1901.07031) in kind, not in letter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NORMAL = (
     r"(?<!near )(?<!limits of )(?<!limit of )(?<!upper )(?<!above )normal\b(?! variant)|within normal|unremarkable"
 )
 _HEART = (
-    r"(?:heart|cardiac (?:silhouette|size|contours?|shadow)|cardio-?mediastinal (?:silhouette|contours?|structures|size)"
+    r"(?:heart|cardiac (?:silhouette|size|contours?|shadow)|cardio-?mediastinal (?:silhouette|contours?|size)"
     r"|cardiothoracic ratio)"
 )
 _LARGE = r"(?:enlarged|enlargement|increased|large|above (?:the )?(?:upper )?(?:limits?|range) of normal|exceeds)"
@@ -28,12 +28,14 @@ _LUNGS = r"(?:lungs|lung fields|lung zones)"
 class Terms:
     """How a finding is said.
 
-    ``names`` are mentions of the finding itself. ``states`` pairs a structure with an abnormal state, in either order
+    ``names`` are mentions of the finding itself, ``hints`` of what may be it ("nodular density").
+    ``states`` pairs a structure with an abnormal state, in either order
     ("the heart is enlarged", "enlarged heart"); ``doubtful`` with a state that leaves the finding open; ``normal``
     with a state that excludes it ("the costophrenic angles are sharp").
     """
 
     names: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
     states: tuple[tuple[str, str], ...] = ()
     doubtful: tuple[tuple[str, str], ...] = ()
     normal: tuple[tuple[str, str], ...] = ()
@@ -45,13 +47,15 @@ class Terms:
 
     def doubts(self) -> re.Pattern[str]:
         """Statements that leave the finding open."""
-        return _any([rf"\b{s}{_FAR}(?:{a})|\b(?:{a})[\s-]+(?:[\w-]+ ){{0,3}}?{s}" for s, a in self.doubtful])
+        either = [rf"\b{s}{_FAR}(?:{a})|\b(?:{a})[\s-]+(?:[\w-]+ ){{0,3}}?{s}" for s, a in self.doubtful]
+        return _any([*(rf"\b{hint}" for hint in self.hints), *either])
 
     def exclusions(self) -> re.Pattern[str]:
         """Statements of normality that exclude the finding."""
         return _any([rf"\b{s}\b{_FAR}(?:{a})|\b(?:{a}) (?:[\w-]+ ){{0,2}}?{s}" for s, a in self.normal])
 
 
+_NODULAR = (r"nodularit\w+", r"nodular (?:\w+ )?(?:densit|opacit|lesion)\w*")
 _CLEAR = ((_LUNGS, r"clear\b"),)
 TERMS: dict[str, Terms] = {
     "Atelectasis": Terms(
@@ -85,9 +89,9 @@ TERMS: dict[str, Terms] = {
     "Hernia": Terms((r"hernia\w*",)),
     "Infiltration": Terms((r"infiltrat\w*",), normal=_CLEAR),
     "Lung Lesion": Terms(
-        (r"nodul(?:es?|arit\w+|ar (?:\w+ )?(?:densit|opacit|lesion)\w*)", r"mass(?:es)?\b(?! effect)",
+        (r"nodules?\b", r"mass(?:es)?\b(?! effect)",
          r"(?:lung|pulmonary|parenchymal|cavitary) lesions?"),
-        normal=_CLEAR,
+        _NODULAR, normal=_CLEAR,
     ),
     "Lung Opacity": Terms(
         (r"opaci\w+", r"air-?space (?:disease|process\w*)", r"infiltrat\w*", r"consolidat\w*",
@@ -95,16 +99,19 @@ TERMS: dict[str, Terms] = {
         normal=_CLEAR,
     ),
     "Mass": Terms((r"mass(?:es)?\b(?! effect)",), normal=_CLEAR),
-    "Nodule": Terms((r"nodul(?:es?|arit\w+|ar (?:\w+ )?(?:densit|opacit|lesion)\w*)",), normal=_CLEAR),
-    "Pleural Other": Terms((r"pleural (?:[\w/]+ ){0,2}?(?:thickening|plaques?|scar\w*|calcification\w*)", r"fibrothorax")),
+    "Nodule": Terms((r"nodules?\b",), _NODULAR, normal=_CLEAR),
+    "Pleural Other": Terms(
+        (r"pleural (?:[\w/]+ ){0,2}?(?:thickening|plaques?|scar\w*|calcification\w*)", r"fibrothorax")
+    ),
     "Pleural Thickening": Terms(
         (r"pleural (?:[\w/]+ ){0,2}?thickening", r"thickening of the (?:\w+ )?pleura", r"apical (?:thickening|caps?\b)")
     ),
     "Pneumonia": Terms((r"(?:broncho)?pneumonia\w*", r"pneumonic"), normal=_CLEAR),
     "Pneumothorax": Terms((r"(?:h(?:a?emo|ydro))?pneumothora\w*", r"ptx\b")),
     "Support Devices": Terms(
-        (r"catheters?\b", r"picc\b", r"pacemakers?\b", r"pacer\b", r"(?:\w+ )?tubes?\b", r"(?:central|venous|picc) lines?\b",
-         r"port-?a-?caths?\b", r"mediport", r"defibrillator", r"icd\b", r"stents?\b", r"(?:pacer|pacing|pacemaker) leads?\b",
+        (r"catheters?\b", r"picc\b", r"pacemakers?\b", r"pacer\b", r"tubes?\b", r"(?:central|venous|picc) lines?\b",
+         r"port-?a-?caths?\b", r"mediport", r"defibrillator", r"icd\b", r"stents?\b",
+         r"(?:pacer|pacing|pacemaker) leads?\b",
          r"(?:implanted|support|medical) devices?\b", r"prosthe\w+"),
     ),
 }  # fmt: skip

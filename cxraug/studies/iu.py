@@ -1,7 +1,7 @@
 """The Indiana University chest X-ray reports (Demner-Fushman et al., JAMIA 2016) that torchxrayvision carries.
 
-3,955 reports of as many patients, CC BY-NC-ND 4.0, anonymised (what was removed reads XXXX), annotated by hand with MeSH
-terms. They are read from the installed package and never copied into this one.
+3,955 reports of as many patients, CC BY-NC-ND 4.0, anonymised (what was removed reads XXXX), annotated by hand with
+MeSH terms. They are read from the installed package and never copied into this one.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def iu_reports(archive: Path | None = None) -> pd.DataFrame:
 
     Columns: ``study_id`` (CXR1, ...), ``patient_id`` (the same: one study each), ``report`` ("FINDINGS: ... IMPRESSION:
     ..."), ``mesh`` (annotated terms, joined by "; "), ``labels`` (in the label grammar, every
-    finding of :data:`ANNOTATED` present or absent; blank where the study was not annotated) and ``split`` (by hash of the patient: train 80 %,
-    val 10 %, test 10 %).
+    finding of :data:`ANNOTATED` present or absent; blank where the study was not annotated) and ``split`` (by hash of
+    the patient: train 80 %, val 10 %, test 10 %).
 
     Raises
     ------

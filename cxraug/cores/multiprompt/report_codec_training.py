@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cxraug.cores.diffusion.denoiser import compute_dtype
