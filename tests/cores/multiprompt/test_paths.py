@@ -132,7 +132,10 @@ def test_lateral_to_report(learned: GenerativeCore, tmp_path: Path, present: boo
 
 @pytest.mark.parametrize("present", [True, False])
 def test_frontal_and_lateral_to_report(learned: GenerativeCore, tmp_path: Path, present: bool) -> None:
-    given = {"PA": png(tmp_path / "f.png", toy_frontal(present)), "Lateral": png(tmp_path / "l.png", toy_lateral(present))}
+    given = {
+        "PA": png(tmp_path / "f.png", toy_frontal(present)),
+        "Lateral": png(tmp_path / "l.png", toy_lateral(present)),
+    }
     _, reports = draw(learned, reference_image=json.dumps(given), views=(), wants_report=True)
     assert abs(says_effusion(reports) - present) <= 0.13
 
