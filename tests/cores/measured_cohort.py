@@ -41,7 +41,7 @@ def paint(
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def make_cohort(folder: Path, *, train: int = 300, test: int = 120, views: tuple[str, ...] = ("PA", "Lateral")) -> Path:
+def make_cohort(folder: Path, *, train: int = 300, test: int = 80, views: tuple[str, ...] = ("PA", "Lateral")) -> Path:
     """Write a manifest of one study per patient; no two ages of the test rows are equal."""
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()

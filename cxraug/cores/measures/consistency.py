@@ -29,10 +29,7 @@ class Towers(nn.Module):
 
     def forward(self, frontal: torch.Tensor, lateral: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors of images (n, 1, S, S) in [0, 1]."""
-        return tuple(  # type: ignore[return-value]
-            functional.normalize(tower(functional.interpolate(x, (SIDE, SIDE), mode="area") * 4 - 2), dim=1)
-            for tower, x in ((self.frontal, frontal), (self.lateral, lateral))
-        )
+        return _unit(self.frontal, frontal), _unit(self.lateral, lateral)
 
 
 def train_towers(
@@ -123,4 +120,10 @@ def _tower() -> nn.Sequential:
     layers: list[nn.Module] = []
     for a, b in ((1, 24), (24, 48), (48, 96), (96, 96)):
         layers += [nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(96 * (SIDE // 16) ** 2, WIDTH))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(96 * 16, WIDTH))
+
+
+def _unit(tower: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    if images.shape[-1] > SIDE:
+        images = functional.interpolate(images, (SIDE, SIDE), mode="area")
+    return functional.normalize(tower(images * 4 - 2), dim=1)
