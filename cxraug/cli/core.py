@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from cxraug.cli.answer import print_json
+from cxraug.cli.core_bench import bench
+from cxraug.cli.core_evaluate import evaluate
 from cxraug.cli.sample import sample
 
 if TYPE_CHECKING:
@@ -16,11 +18,13 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    core = typer.Typer(help="Generative cores: list, show, sample, train.", no_args_is_help=True)
+    core = typer.Typer(help="Generative cores: list, show, sample, train, evaluate, bench.", no_args_is_help=True)
     core.command("list")(list_)
     core.command("show")(show)
     core.command("sample")(sample)
     core.command("train")(train)
+    core.command("bench")(bench)
+    core.command("evaluate")(evaluate)
     app.add_typer(core, name="core")
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from cxraug.cores.core import Card, GenerativeCore
 from cxraug.errors import InputError, first_problem
-from cxraug.storage import read_json
+from cxraug.storage import read_json, write_json
 
 SHIPPED = Path(__file__).with_name("weights")
 CARD, WEIGHTS = "card.json", "model.safetensors"
@@ -43,6 +43,14 @@ def read_card(name: str | Path) -> Card:
         return Card.model_validate(read_json(path))
     except ValidationError as error:
         raise InputError(f"not a core's card: {': '.join(first_problem(error))}", file=path) from None
+
+
+def write_sampler(name: str | Path, **settings: Any) -> None:
+    """Make sampler settings the default of the core in folder ``name``; its weights and their hash stay."""
+    folder, card = find_core(name), read_card(name)
+    kind = card.kind
+    changed = card.model_copy(update={"settings": {**card.settings, kind: {**card.settings[kind], **settings}}})
+    write_json(folder / CARD, changed.model_dump(mode="json"))
 
 
 def open_core(name: str | Path, *, device: str = "cpu", overrides: dict[str, Any] | None = None) -> GenerativeCore:

@@ -203,9 +203,7 @@ class MultipromptNetwork(nn.Module):
         for at, s in enumerate(slots, 1):
             coarse, skips[s] = self._down(maps[s], vectors[:, at])
             means = functional.adaptive_avg_pool2d(maps[s], self.coarse).flatten(2).transpose(1, 2)
-            tokens.append(
-                coarse.flatten(2).transpose(1, 2) + self.coarse_in(means) + self.position + self.slot[s]
-            )
+            tokens.append(coarse.flatten(2).transpose(1, 2) + self.coarse_in(means) + self.position + self.slot[s])
             kinds += [at] * self.coarse**2
         if report is not None:
             entered = self.report_in(report)
