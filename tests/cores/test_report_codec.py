@@ -26,16 +26,17 @@ from cxraug.cores.multiprompt.tokenizer import BOS, EOS, ReportTokenizer, senten
 from cxraug.errors import InputError
 from cxraug.storage import read_json
 
-SIDES, THINGS = ("left", "right"), ("nodule", "mass", "effusion")
-REPORTS = [
-    f"FINDINGS: There is a {s} {t}. IMPRESSION: {e}" for s in SIDES for t in THINGS for e in ("Normal heart.", "")
-]
-OTHER = ["FINDINGS: No nodule. IMPRESSION: Normal heart.", "FINDINGS: There is a left mass. No nodule."]
+BASE = [
+    "Large mass. Sharp angles.", "No effusion. Clear lungs.", "Small left nodule. Normal heart.", "Mild cardiomegaly.",
+    "Right pneumothorax. Chest tube.", "Severe edema.", "Patchy consolidation. Fever.", "Old rib fracture.",
+]  # fmt: skip
+REPORTS = BASE * 2  # the tokenizer merges what it sees at least twice
+OTHER = ["Left effusion. Normal heart.", "No cardiomegaly."]
 
 
 def tiny(**changes) -> ReportCodecSettings:
     base = {
-        "tokens": 2, "channels": 8, "vocabulary": 400, "max_tokens": 40, "width": 48, "heads": 2, "encoder_layers": 1,
+        "tokens": 2, "channels": 8, "vocabulary": 700, "max_tokens": 40, "width": 48, "heads": 2, "encoder_layers": 1,
         "decoder_layers": 1, "steps": 6, "batch_size": 8, "warmup": 2, "precision": "float32", "checkpoint_every": 2,
     }  # fmt: skip
     return ReportCodecSettings(**{**base, **changes})
@@ -44,7 +45,7 @@ def tiny(**changes) -> ReportCodecSettings:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReportCodec]:
     folder = tmp_path_factory.mktemp("codec")
-    settings = tiny(steps=300, batch_size=12, lr=6e-3, noise=0.3, word_dropout=0.5, checkpoint_every=1000)
+    settings = tiny(steps=200, batch_size=16, lr=3e-3, noise=0.3, checkpoint_every=1000)
     return folder, train_report_codec(REPORTS, folder, settings, seed=0, held_out=REPORTS[:8])
 
 
@@ -52,10 +53,9 @@ def test_reports_come_back_letter_by_letter_also_from_noisy_latents(trained) -> 
     _, codec = trained
     latents = codec.encode(REPORTS)
     assert latents.shape == (len(REPORTS), 2, 8)
-    wanted = [" ".join(r.split()) for r in REPORTS]
-    assert codec.decode(latents) == wanted
+    assert codec.decode(latents) == REPORTS
     noisy = latents + 0.2 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
-    assert np.mean([a == b for a, b in zip(codec.decode(noisy), wanted, strict=True)]) >= 0.9
+    assert np.mean([a == b for a, b in zip(codec.decode(noisy), REPORTS, strict=True)]) >= 0.9
 
 
 def test_latents_have_mean_0_and_variance_1_over_the_training_reports(trained) -> None:
@@ -67,7 +67,7 @@ def test_latents_have_mean_0_and_variance_1_over_the_training_reports(trained) -
 def test_what_one_report_decodes_to_does_not_depend_on_its_batch(trained) -> None:
     _, codec = trained
     latents = codec.encode(REPORTS)
-    assert [codec.decode(latents[i : i + 1])[0] for i in range(0, 12, 5)] == codec.decode(latents)[::5]
+    assert [codec.decode(latents[i : i + 1])[0] for i in range(0, 16, 5)] == codec.decode(latents)[::5]
     torch.testing.assert_close(codec.encode(REPORTS[3:4]), latents[3:4], atol=1e-4, rtol=0)
     assert codec.decode(latents[:0]) == []
     assert codec.decode(latents[:1], max_tokens=2)[0] in REPORTS[0]
@@ -151,11 +151,11 @@ def test_bad_reports_are_refused_by_row(tmp_path: Path, trained) -> None:
 
 
 def test_tokenizer_gives_back_any_text_and_is_its_json() -> None:
-    tokenizer = ReportTokenizer.train(REPORTS, 400)
-    texts = ["Größe 3,5 cm — «unknown» words: 肺 🫁", "There is a left nodule.", "", "a\tb\n c"]
+    tokenizer = ReportTokenizer.train(REPORTS, 700)
+    texts = ["Größe 3,5 cm — «unknown» words: 肺 🫁", "Small left nodule. Clear heart.", "", "a\tb\n c"]
     ids = tokenizer.encode(texts)
     assert tokenizer.decode(ids) == [" ".join(t.split()) for t in texts]
-    assert len(ids[1]) == 6  # a word each and the full stop
+    assert len(ids[1]) == 7  # a token for each word and each full stop
     assert ReportTokenizer(tokenizer.json).encode(texts) == ids
     assert tokenizer.decode([[BOS, *ids[1], EOS]]) == [texts[1]]
     with pytest.raises(InputError, match="not a tokenizer"):
@@ -165,16 +165,16 @@ def test_tokenizer_gives_back_any_text_and_is_its_json() -> None:
 def test_sentences_joined_are_the_report_and_recombined_reports_are_made_of_sentences() -> None:
     report = "FINDINGS: No mass. 1.5 cm nodule? Heart: normal."
     assert " ".join(sentences(report)) == report
-    tokenizer = ReportTokenizer.train(REPORTS, 400)
+    tokenizer = ReportTokenizer.train(REPORTS, 700)
     texts = [tokenizer.encode(sentences(r)) for r in REPORTS]
     whole = tokenizer.encode(REPORTS)
     assert [[i for s in t for i in s] for t in texts] == whole
     random = torch.Generator().manual_seed(0)
     assert _recombined(3, whole, texts, tiny(recombine=0), random) == whole[3]
     known = {s for r in REPORTS for s in sentences(r)}
-    mixed = tokenizer.decode([_recombined(i % 12, whole, texts, tiny(recombine=1), random) for i in range(60)])
+    mixed = tokenizer.decode([_recombined(i % 16, whole, texts, tiny(recombine=1), random) for i in range(60)])
     assert all(set(sentences(m)) <= known for m in mixed)
-    assert sum(m in {" ".join(r.split()) for r in REPORTS} for m in mixed) < 40
+    assert sum(m in REPORTS for m in mixed) < 50
 
 
 def test_reconstruction_counts_what_survives(trained) -> None:
