@@ -30,7 +30,7 @@ def bench(
     device: str = typer.Option("cpu", "--device", help="Where to compute: cpu or cuda."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Print distance to real images against sampler steps, and choose the cheapest setting that is as good as the best."""
+    """Print distance to real images against sampler steps; choose the cheapest setting as good as the best."""
     from cxraug.cli.selection import names
     from cxraug.cores.bench import bench_core, trials
     from cxraug.cores.registry import SHIPPED, find_core, open_core, write_sampler

@@ -26,7 +26,8 @@ from cxraug.studies.manifest import Manifest
 
 BLOCKS = 10
 COLUMNS = (
-    "steps", "guidance", "guidance_until", "evaluations", "seconds_per_image", "frechet", "over_best", "ci_high", "chosen",
+    "steps", "guidance", "guidance_until", "evaluations", "seconds_per_image", "frechet", "over_best", "ci_high",
+    "chosen",
 )  # fmt: skip
 
 
@@ -59,9 +60,9 @@ def bench_core(
     Parameters
     ----------
     manifest, splits : real rows; their attributes are the prompts, their frontal images the reference.
-    tolerance : a setting qualifies whose Frechet distance is, with 95 % confidence, at most this share above the lowest;
-        the qualifying one of fewest network evaluations is ``chosen``. Differences are paired over prompts: a jackknife
-        over ten blocks of prompts, deleted from both samples (and from the reference) alike.
+    tolerance : a setting qualifies whose Frechet distance is, with 95 % confidence, at most this share above the
+        lowest; the qualifying one of fewest network evaluations is ``chosen``. Differences are paired over prompts: a
+        jackknife over ten blocks of prompts, deleted from both samples (and from the reference) alike.
     folder : for ``bench.csv`` and one contact sheet per trial; a trial that is there is not run again.
 
     Raises

@@ -19,8 +19,8 @@ from cxraug.studies.seen import Seen
 SIZE, GRID = 16, 8
 FINDINGS = ("Effusion", "Nodule")
 CODEC = ReportCodecSettings(
-    tokens=2, channels=8, vocabulary=300, max_tokens=40, width=32, heads=2, encoder_layers=1, decoder_layers=1, steps=250,
-    batch_size=32, lr=5e-3, warmup=20, noise=0.3,
+    tokens=2, channels=8, vocabulary=300, max_tokens=40, width=32, heads=2, encoder_layers=1, decoder_layers=1,
+    steps=250, batch_size=32, lr=5e-3, warmup=20, noise=0.3,
 )  # fmt: skip
 
 
@@ -85,10 +85,9 @@ def toy_studies(n: int = 60, seed: int = 0) -> StudySet:
 def train_toy(studies: StudySet, folder: Path, settings: MultipromptSettings, **others: object) -> Path:
     """Train a core on ``studies``."""
     codec = CODEC.model_copy(update={"steps": 20}) if settings.steps < 50 else CODEC
-    return train_multiprompt(
-        studies, folder, settings, **{"report": codec, "seen": Seen.of(["p"], ["i"], key="ab" * 16), "training_data": {},
-        "name": "toy", "seed": 3, **others},
-    )  # type: ignore[arg-type] # fmt: skip
+    seen = Seen.of(["p"], ["i"], key="ab" * 16)
+    facts = {"report": codec, "seen": seen, "training_data": {}, "name": "toy", "seed": 3, **others}
+    return train_multiprompt(studies, folder, settings, **facts)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

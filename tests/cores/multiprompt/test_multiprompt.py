@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cores.multiprompt.conftest import toy_settings, toy_studies, train_toy
 from scipy.fft import dctn
 
 from cxraug.cores.conditions import Conditions, Vocabulary
@@ -23,8 +24,6 @@ from cxraug.cores.multiprompt.spectrum import cosine_matrix, fit_spectral
 from cxraug.cores.multiprompt.training import StepDraw, start
 from cxraug.cores.registry import open_core, read_card
 from cxraug.errors import InputError
-
-from cores.multiprompt.conftest import toy_settings, toy_studies, train_toy
 
 
 def test_cosines_are_those_of_scipy() -> None:
@@ -248,9 +247,10 @@ def test_bytes_do_not_depend_on_neighbours_or_order(toy_folder: Path) -> None:
 
 def test_refusals_and_settings(toy_folder: Path) -> None:
     core = open_core(toy_folder)
+    card = core.card.model_copy(update={"views": ["PA", "AP", "Lateral"]})
+    wider = MultipromptCore(card, core.denoiser, core.settings, codec=core.codec)
     with pytest.raises(InputError, match="two views of one projection"):
-        wider = core.card.model_copy(update={"views": ["PA", "AP", "Lateral"]})
-        MultipromptCore(wider, core.denoiser, core.settings, codec=core.codec).refuse(Prompt("p", views=("PA", "AP")))
+        wider.refuse(Prompt("p", views=("PA", "AP")))
     with pytest.raises(InputError, match="not a sampler setting"):
         core.configure(depth=3)
     core.configure(steps=2, text_guidance=4.0, guidance_until=0.5)
