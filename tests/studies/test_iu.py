@@ -48,7 +48,7 @@ def test_the_reports_of_the_installed_package() -> None:
     table = iu.iu_reports()
     assert len(table) == 3927  # of 3,955; the others have neither findings nor an impression
     assert table["patient_id"].is_unique
-    assert (table["labels"] != "").sum() == 3836
+    assert (table["labels"] != "").sum() == 3832
     assert table["report"].str.match("FINDINGS: |IMPRESSION: ").all()
     shares = table["split"].value_counts(normalize=True)
     assert shares["train"] == pytest.approx(0.8, abs=0.02)
