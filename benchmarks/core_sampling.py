@@ -3,7 +3,7 @@
     python benchmarks/core_sampling.py cxr-nano --manifest MANIFEST --n 5000 --work runs/core-sampling
 
 The stock loop is the one of diffusers' pipelines: DDIMScheduler with its default betas, classifier-free guidance of the
-core's own scale at every step, both halves in one batch. The network predicts the clean image for x_t = (1 - t) x + t e;
+core's own scale at every step, both halves in one batch. The network predicts the clean x for x_t = (1 - t) x + t e;
 DDIM's x is the same picture scaled by 1 / sqrt((1 - t)^2 + t^2), with t / (1 - t) = sqrt((1 - a) / a). Distances are
 Frechet to the same n real images; their ratio has a one-sided 95 % bound (jackknife over blocks of prompts, which both
 samples share). Images and times of finished chunks lie in ``--work`` and are reused.
@@ -101,9 +101,8 @@ def main() -> None:
           f"extractor {extractor.name} ({extractor.sha256[:12]})")  # fmt: skip
     for name in ("ddim", "ours"):
         print(f"{name:5} {asked.n / seconds[name]:8.2f} images/s   Frechet {distance[name]:.4f}")
-    print(
-        f"speed {seconds['ddim'] / seconds['ours']:.2f}x   Frechet ratio {ratio:.4f} (at most {bound:.4f}, one-sided 95 %)"
-    )
+    speed = seconds["ddim"] / seconds["ours"]
+    print(f"speed {speed:.2f}x   Frechet ratio {ratio:.4f} (at most {bound:.4f}, one-sided 95 %)")
 
 
 def chunk(
