@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toystudies import learned, learned_folder, toy_folder  # noqa: F401 - fixtures
 
 from cxraug.cores.conditions import Conditions
 from cxraug.cores.diffusion.training import train_diffusion

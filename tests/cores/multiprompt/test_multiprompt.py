@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cores.multiprompt.conftest import toy_settings, toy_studies, train_toy
 from scipy.fft import dctn
+from toystudies import toy_settings, toy_studies, train_toy
 
 from cxraug.cores.conditions import Conditions, Vocabulary
 from cxraug.cores.core import Prompt
