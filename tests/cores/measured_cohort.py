@@ -57,7 +57,7 @@ def make_cohort(folder: Path, *, train: int = 300, test: int = 80, views: tuple[
             Image.fromarray(picture).save(folder / "images" / name)
             mask = np.zeros((SIDE, SIDE), np.uint8)
             y, x = CORNERS[corner]
-            mask[28:] = 1
+            mask[:4] = 1
             mask[y : y + 8, x : x + 8] |= 4 * labels["Mass"]
             Image.fromarray(mask).save(folder / "masks" / name)
             boxes = [{"label": "Mass", "x": x, "y": y, "w": 8, "h": 8}] if labels["Mass"] else []

@@ -326,27 +326,28 @@ class _Evaluation:
     def _diversity(self) -> None:
         if self.settings.pairs < 1:
             return
-        frame = self.rows.manifest.frame
-        sex = frame["sex"].fillna("").to_numpy(str)
-        found = twins(self.rows.y(self.findings), sex, self.rows.age, self.rows.views, self.rows.patients)
+        sex = self.rows.manifest.frame["sex"].fillna("").to_numpy(str)
+        at = np.flatnonzero(self.rows.projection == self._sides()[0])
+        y, ages, views, who = self.rows.y(self.findings), self.rows.age, self.rows.views, self.rows.patients
+        found = twins(y[at], sex[at], ages[at], views[at], who[at])
         rng = np.random.default_rng([self.settings.seed, 13])
-        kept_pairs = [found[i] for i in sorted(rng.permutation(len(found))[: self.settings.pairs])]
-        if not kept_pairs:
+        chosen = [at[list(found[i])] for i in sorted(rng.permutation(len(found))[: self.settings.pairs])]
+        if not chosen:
             self.table.append(table.unknown("ms-ssim", "one prompt", "repeats", "no two alike patients in the rows"))
             return
-        a, b = (np.array([pair[k] for pair in kept_pairs]) for k in (0, 1))
-        rows = self.rows.of_studies(np.unique(self.rows.study[a]))
-        plan = plan_of(rows, MAIN, self.card, self.findings, seed=self.settings.seed, repeats=2)
+        first = [int(self.rows.study[i]) for i, _ in chosen]
+        second = [int(self.rows.study[j]) for _, j in chosen]
+        plan = plan_of(self.rows.of_studies(first), MAIN, self.card, self.findings, seed=self.settings.seed, repeats=2)
         made = self._generate("repeats", plan)
         images = self._pixels(made, "repeats")
         place = {key: i for i, key in enumerate(zip(made.frame["prompt_id"], made.frame["view"], strict=True))}
-        two = [images[[place[f"p{self.rows.study[i]:07d}-{again}", self.rows.views[i]] for i in a]] for again in (0, 1)]
         for side in self._sides():
-            mine = self.rows.projection[a] == side
-            if mine.any():
-                pairs = (self.real[a[mine]], self.real[b[mine]]), (two[0][mine], two[1][mine])
-                who = self.rows.patients[a[mine]]
-                self.table.append(diversity(*pairs, who, prompts="repeats", of="one prompt" + _of(side)))
+            row = {int(self.rows.study[i]): int(i) for i in np.flatnonzero(self.rows.projection == side)}
+            both = [(row[i], row[j]) for i, j in zip(first, second, strict=True) if i in row and j in row]
+            a, b = (np.array([pair[k] for pair in both], int) for k in (0, 1))
+            two = [images[[place[f"p{self.rows.study[i]:07d}-{again}", views[i]] for i in a]] for again in (0, 1)]
+            real = self.real[a], self.real[b]
+            self.table.append(diversity(real, (two[0], two[1]), who[a], prompts="repeats", of="one prompt" + _of(side)))
 
     def _memorisation(self) -> None:
         train, why = self.train, "its training images are not at hand (--train MANIFEST)"
