@@ -26,7 +26,7 @@ def evaluate(
     sets: str | None = typer.Option(None, "--sets", help='Only these prompts, e.g. "attributes,views only".'),
     train: Path | None = typer.Option(None, "--train", help="Manifest of the images that the core was trained on."),
     probes: Path | None = typer.Option(None, "--probes", help="Folder of the probes; default OUT/probes."),
-    probe_steps: int = typer.Option(900, "--probe-steps", min=1, help="Training steps of the reader."),
+    probe_steps: int = typer.Option(1500, "--probe-steps", min=1, help="Training steps of the reader."),
     side: int = typer.Option(128, "--side", min=32, help="Pixels at which the probes read; at most the core's own."),
     swaps: int = typer.Option(48, "--swaps", min=0, help="Prompts whose attributes are swapped one by one."),
     pairs: int = typer.Option(100, "--pairs", min=0, help="Prompts that are generated twice, for diversity."),

@@ -25,7 +25,7 @@ from cxraug.cores.measures.regions import box_adherence, mask_adherence, mask_pa
 from cxraug.cores.measures.report_agreement import report_agreement_rows
 from cxraug.cores.measures.retrieval import NO_SPACE, retrieval
 from cxraug.cores.measures.rows import FRONTAL, MAIN, SETS, choose_rows, missing_fields, plan_of
-from cxraug.cores.measures.swaps import real_units, swap_matrix, swap_plan, swap_rows
+from cxraug.cores.measures.swaps import LEAST_UNIT, real_units, swap_matrix, swap_plan, swap_rows
 from cxraug.errors import InputError
 from cxraug.fidelity.comparison import compare_sets
 from cxraug.fidelity.extractors import Extractor, open_extractor
@@ -57,7 +57,7 @@ class EvaluationSettings:
     n: int | None = None
     seed: int = 0
     sets: tuple[str, ...] = ()
-    probe_steps: int = 900
+    probe_steps: int = 1500
     side: int = 128
     swaps: int = 48
     pairs: int = 100
@@ -313,7 +313,7 @@ class _Evaluation:
         real, names = self.said.take(at), [*self.findings, "sex", "age"]
         units = real_units(real, self.rows.y(self.findings)[at], self.rows.female[at], self.rows.age[at])
         self.swaps = swap_matrix(said, swaps, self.findings, units)
-        weak = [name for name, unit in zip(names, units, strict=True) if not unit > 0] + self._weak()
+        weak = [name for name, unit in zip(names, units, strict=True) if not unit >= LEAST_UNIT] + self._weak()
         self.table += swap_rows(self.swaps, weak)
 
     def _weak(self) -> list[str]:

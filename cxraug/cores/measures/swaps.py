@@ -12,6 +12,7 @@ from cxraug.cores.measures import table
 from cxraug.cores.measures.reader import Reading
 from cxraug.studies.labels import format_labels, parse_labels
 
+LEAST_UNIT = 0.2  # real groups must differ by so much (in probability, or years) for a share of it to mean anything
 YEARS = 30.0  # by which an age is changed: up below 55, down from there
 HOW = (
     "same seed, this attribute changed: mean change of the reader's output in units of the difference between real "
