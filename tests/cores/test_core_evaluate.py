@@ -58,7 +58,7 @@ def test_the_probes_read_the_real_images(copied: Path) -> None:
     ):  # fmt: skip
         assert rows.loc[(measure, of, "attributes"), "real"] > least
     assert rows.loc[("box adherence", "Mass", "attributes and boxes"), "real"] > 0.9
-    assert rows.loc[("mask adherence", "lung", "attributes and mask"), "real"] > 0.9
+    assert rows.loc[("mask adherence", "lung", "attributes and mask"), "real"] > 0.5
 
 
 def test_a_core_that_copies_real_images_scores_like_real(copied: Path) -> None:
