@@ -194,7 +194,7 @@ class _Evaluation:
 
     def _generate(self, name: str, plan: pd.DataFrame) -> Manifest:
         folder = self.out / "sets" / name.replace(" ", "-")
-        generate_set(plan, self.core, folder)
+        generate_set(plan, self.core, folder, root=self.manifest.root)  # masks lie beside the real images
         self.sets[name] = len(plan)
         return read_manifest(folder / MANIFEST, root=folder)
 

@@ -170,7 +170,7 @@ def _masks(rows: RealRows, start: int, stop: int) -> str | None:
     part = rows.manifest.take(np.arange(start, stop))
     part = part.take(part.frame["mask"].notna().to_numpy(bool))
     pairs = zip(part.frame["view"], part.paths("mask"), strict=True)
-    files = {view: str(path.resolve()) for view, path in pairs if read_mask_values(path).any()}
+    files = {view: str(path) for view, path in pairs if read_mask_values(path).any()}
     return write_files(files) if files else None
 
 
