@@ -64,21 +64,36 @@ def show(
 def train(
     recipe: Path = typer.Argument(..., help="The core's recipe (YAML), e.g. recipes/phantom-nano.yaml."),
     out: Path = typer.Option(..., "--out", help="Folder of the core."),
+    stage: str | None = typer.Option(
+        None, "--stage", help="Stop after this stage of a multi-prompt core: autoencoder, report, alignment or denoiser."
+    ),
     fresh: bool = typer.Option(False, "--fresh", help="Throw an earlier training in this folder away."),
-    as_json: bool = typer.Option(False, "--json", help="Print the folder and the card as JSON."),
+    as_json: bool = typer.Option(False, "--json", help="Print the folder, the stages and the card as JSON."),
 ) -> None:
     """Train a core; run it again to go on where it stopped."""
-    from cxraug.cores.recipe import read_core_recipe, start_over, train_core
-    from cxraug.cores.registry import read_card
+    from cxraug.cores.recipe import read_core_recipe, stages_of, start_over, train_core
+    from cxraug.cores.registry import CARD, read_card
+    from cxraug.errors import InputError
 
     wanted = read_core_recipe(recipe)
+    stages = stages_of(wanted)
+    last = next((name for name in stages if name == (stage or "denoiser")), None)
+    if last is None:
+        raise InputError("--stage: the training of this core has no such stage", found=stage,
+                         expected=f"one of {', '.join(stages)}")  # fmt: skip
     if fresh:
         start_over(out)
-    train_core(wanted, out)
+    train_core(wanted, out, until=last)
+    finished = (out / CARD).is_file()
+    following = None if finished else stages[stages.index(last) + 1]
     if as_json:
-        print_json({"folder": out, "card": _short(read_card(str(out)))})
-    else:
+        card = _short(read_card(str(out))) if finished else None
+        print_json({"folder": out, "stage": stages[-1] if finished else last, "next": following, "card": card})
+    elif finished:
         typer.echo(f"core {wanted.name}: {out}")
+    else:
+        typer.echo(f"core {wanted.name}: stage {last} is finished in {out}; next: {following} "
+                   "(the same command with --stage, or without it to the end)")  # fmt: skip
 
 
 def _short(card: Card) -> dict[str, object]:

@@ -18,6 +18,13 @@ from cxraug.studies.images import Encoding
 from cxraug.studies.phantom.cohort import PhantomSettings
 
 MAX_BYTES = 1_000_000
+STAGE = "stage.json"
+WRITTEN = (  # by a training into its folder
+    "recipe.json", CARD, "model.safetensors", "checkpoint.pt", STAGE, "alignment.pt", "losses.csv", "sheets/step-*.png",
+    "report/checkpoint.pt", "report/codec.safetensors", "report/codec.json",
+    "autoencoder/checkpoint.pt", "autoencoder/autoencoder.safetensors", "autoencoder/autoencoder.json",
+    "autoencoder/losses.csv", "autoencoder/latents.npy",
+)  # fmt: skip
 
 
 class _Strict(BaseModel):
@@ -122,11 +129,20 @@ def read_core_recipe(path: str | Path) -> CoreRecipe:
         raise InputError(f"{key or 'recipe'}: {message}", file=path) from None
 
 
+def stages_of(recipe: CoreRecipe) -> tuple[Stage, ...]:
+    """The stages of a recipe's training, in order; only multi-prompt cores have several. Fine-tuning has one."""
+    core = recipe.core
+    if not isinstance(core, MultipromptKind) or core.init is not None:
+        return ("denoiser",)
+    return (*(["report"] if core.report is not None else []), "alignment", "denoiser")  # type: ignore[return-value]
+
+
 def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> Path:
     """Make or read the data, then fit or train the core in ``out``, going on where an earlier call stopped.
 
-    ``until`` names the stage of a multi-prompt core (report, alignment, denoiser) after which to stop.
-    Data that can be made again (phantom images, decoded pixels) lie in ``out/data`` and go when the core is finished.
+    ``until`` names the stage (one of :func:`stages_of`) after which to stop; ``stage.json`` in ``out`` names the last
+    one that is finished. Data that can be made again (phantom images, decoded pixels) lie in ``out/data`` and go when
+    the core is finished.
     """
     from cxraug.cores.conditions import Conditions
     from cxraug.cores.diffusion.training import train_diffusion
@@ -139,6 +155,9 @@ def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> P
     from cxraug.studies.seen import Seen
 
     data, out = recipe.data, Path(out)
+    if until not in stages_of(recipe):
+        raise InputError("the training of this core has no such stage", found=until,
+                         expected=f"one of {', '.join(stages_of(recipe))}")  # fmt: skip
     if _finished(recipe, out):
         return out
     file = make_cohort(data.phantom, out / "data" / "phantom") if data.phantom else Path(data.manifest or "")
@@ -174,6 +193,7 @@ def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> P
             training_data=described, name=recipe.name, seed=recipe.seed, licence=recipe.licence, until=until,
         )  # fmt: skip
         if not (out / CARD).is_file():
+            _reached(out, until, stages_of(recipe))
             return out
     else:
         settings = DiffusionSettings(**recipe.core.model_dump(exclude={"kind", "init"}))
@@ -187,10 +207,10 @@ def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> P
 
 def _finished(recipe: CoreRecipe, out: Path) -> bool:
     """Whether ``out`` holds the finished core of this recipe; another recipe's folder is refused."""
-    from cxraug.storage import read_json, write_json
+    from cxraug.storage import write_json
 
     wanted = recipe.model_dump(mode="json")
-    if (out / "recipe.json").is_file() and read_json(out / "recipe.json") != wanted:
+    if (out / "recipe.json").is_file() and _read(out / "recipe.json") != recipe:
         raise InputError("the folder holds a core of another recipe", file=out, expected="a new folder or --fresh")
     if (out / CARD).is_file():
         if not (out / "recipe.json").is_file():
@@ -200,8 +220,37 @@ def _finished(recipe: CoreRecipe, out: Path) -> bool:
     return False
 
 
+def _read(path: Path) -> CoreRecipe | None:
+    """The recipe that an earlier call wrote; settings that came later have their defaults."""
+    from cxraug.storage import read_json
+
+    try:
+        return CoreRecipe.model_validate(read_json(path))
+    except ValidationError:
+        return None
+
+
+def _reached(out: Path, stage: Stage, stages: tuple[Stage, ...]) -> None:
+    from cxraug.storage import write_json
+
+    earlier = finished_stage(out)
+    if earlier not in stages or stages.index(stage) > stages.index(earlier):
+        write_json(out / STAGE, {"finished": stage})
+
+
+def finished_stage(out: Path) -> Stage | None:
+    """The last stage that an unfinished training in ``out`` has gone through, None before the first."""
+    from cxraug.storage import read_json
+
+    return read_json(out / STAGE)["finished"] if (out / STAGE).is_file() else None
+
+
 def start_over(out: Path) -> None:
     """Remove what a training wrote into ``out``, and nothing else."""
-    for name in ("recipe.json", CARD, "model.safetensors", "checkpoint.pt"):
-        (out / name).unlink(missing_ok=True)
+    for pattern in WRITTEN:
+        for file in out.glob(pattern):
+            file.unlink(missing_ok=True)
+    for folder in ("report", "sheets", "autoencoder"):
+        if (out / folder).is_dir() and not any((out / folder).iterdir()):
+            (out / folder).rmdir()
     shutil.rmtree(out / "data", ignore_errors=True)

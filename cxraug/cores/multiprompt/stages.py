@@ -97,7 +97,7 @@ def train_multiprompt(
         training_data=training_data, name=name, licence=licence,
         facts={"seed": seed, "key": key, "init": file_sha256(Path(init) / CARD) if init is not None else None},
     )  # fmt: skip
-    for left in ("checkpoint.pt", "alignment.pt"):
+    for left in ("checkpoint.pt", "alignment.pt", "stage.json"):
         (folder / left).unlink(missing_ok=True)
     return folder
 
