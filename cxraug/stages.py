@@ -200,6 +200,7 @@ def _fit_gaussian(run: Run, keep: np.ndarray, folder: Path) -> Any:
             folder,
             seen=run.seen(keep),
             training_data=_described(run, keep),
+            encoding=run.recipe.data.encoding,
         )
     return open_core(folder)
 
@@ -219,6 +220,7 @@ def _train_core(run: Run, keep: np.ndarray, folder: Path, settings: Any, *, init
                 init=init,
                 seen=run.seen(keep),
                 training_data=_described(run, keep),
+                encoding=run.recipe.data.encoding,
                 name=f"{run.recipe.name}-{'-'.join(map(str, seed))}",
                 seed=derive_seed(run.recipe.seed, *seed),
             ).name

@@ -184,8 +184,9 @@ def _cannot_ask(group: str, census: Census, settings: PlanSettings, card: Card |
             return "the views of every study are fixed"
         if card is not None and part != "view" and part not in card.conditions:
             return f"core {card.name} does not take {part}"
-        if card is not None and part in ("source", "view"):
-            unknown = sorted(set(census.frame[part].dropna()) - set(card.sources if part == "source" else card.views))
+        if card is not None and part in ("source", "race", "view"):
+            known = {"source": card.sources, "race": card.races, "view": card.views}[part]
+            unknown = sorted(set(census.frame[part].dropna()) - {*known, ""})
             if unknown:
                 return f"core {card.name} does not know the {part} {unknown[0]!r}"
     return None
@@ -237,9 +238,9 @@ def _left_blank(census: Census, card: Card | None) -> list[str]:
         known = values[values.notna() & (values != "")]
         if len(known) and name not in card.conditions:
             notes.append(f"core {card.name} does not take {name}: left blank")
-        elif name == "source":
-            unknown = sorted(set(known) - set(card.sources))
-            notes += [f"core {card.name} does not know the source {value!r}: left blank" for value in unknown]
+        elif name in ("source", "race"):
+            unknown = sorted(set(known) - set(card.sources if name == "source" else card.races))
+            notes += [f"core {card.name} does not know the {name} {value!r}: left blank" for value in unknown]
     views = {v for text in pd.unique(census.frame["views"]) for v in text.split("|")}
     notes += [f"core {card.name} does not know the view {v!r}: left out" for v in sorted(views - set(card.views))]
     return notes

@@ -69,7 +69,8 @@ def write_prompts(
             columns[name] = donor[name].where(donor[name] != "").to_numpy(dtype=object)
     frame = pd.DataFrame(columns).reindex(columns=list(PLAN_COLUMNS))
     if card is not None:
-        frame["source"] = frame["source"].where(frame["source"].isin(card.sources))
+        for name, taken in (("source", card.sources), ("race", card.races)):
+            frame[name] = frame[name].where(frame[name].isin(taken))
     text = [c for c in PLAN_COLUMNS if c not in ("age", "seed")]
     types = {**dict.fromkeys(text, "str"), "age": "float64", "seed": "int64"}
     of_row = pd.DataFrame({g: level.iloc[persons].to_numpy() for g, level in levels.items()}, index=frame.index)

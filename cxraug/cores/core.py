@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from cxraug.cores.given import FILES, given_boxes, given_files, read_given
 from cxraug.errors import InputError
 from cxraug.studies.columns import BOOLEANS
+from cxraug.studies.images import Encoding
 from cxraug.studies.labels import DEVICES, NO_FINDING, parse_labels
 from cxraug.studies.seen import Seen
 
@@ -106,12 +107,19 @@ class Card(BaseModel):
     training_data: dict[str, Any]  # a description; {"phantom": {...settings}} where the data can be made again
     seen: dict[str, Any]  # Seen.to_json()
     sources: list[str] = []
+    races: list[str] = []
+    encoding: dict[str, Any] = {}  # how its images were made square: the fields of Encoding; none: cropped
     settings: dict[str, Any] = {}  # of training and sampling
 
     @property
     def hashes(self) -> Seen:
         """The keyed hashes of what the core was trained on."""
         return Seen.from_json(self.seen)
+
+    @property
+    def image_encoding(self) -> Encoding:
+        """How given images are brought to what the core was trained on."""
+        return Encoding(**{**self.encoding, "size": self.resolution})
 
 
 class GenerativeCore(ABC):
@@ -145,6 +153,7 @@ class GenerativeCore(ABC):
             ("finding", [f for f in prompt.labels if f != NO_FINDING], card.findings),
             ("view", views, card.views),
             ("source", [prompt.source] if prompt.source is not None else [], card.sources),
+            ("race", [prompt.race] if prompt.race is not None else [], card.races),
         ):
             for name in asked:
                 if name not in known:
@@ -180,7 +189,8 @@ class GenerativeCore(ABC):
             self.refuse(prompt)
         files = {(p.mask, p.reference_image): p for p in prompts if p.mask or p.reference_image}
         for prompt in files.values():
-            read_given(prompt, resolution=self.card.resolution, findings=self.card.findings)
+            read_given(prompt, resolution=self.card.resolution, findings=self.card.findings,
+                       encoding=self.card.image_encoding)  # fmt: skip
         studies: list[Study] = []
         for start in range(0, len(prompts), self.batch_size):
             stop = start + self.batch_size

@@ -12,8 +12,9 @@ from torch import Tensor
 from cxraug.cores.conditions import Conditions, Vocabulary
 from cxraug.cores.core import Card
 from cxraug.cores.linear_gaussian import ConditionBatch, GaussianModel, fit_gaussian_model
-from cxraug.cores.pixel_core import LICENCE, PixelCore, load_weights, save_core
+from cxraug.cores.pixel_core import LICENCE, PixelCore, load_weights, save_core, vocabulary_of
 from cxraug.errors import InputError
+from cxraug.studies.images import Encoding
 from cxraug.studies.seen import Seen
 
 
@@ -44,6 +45,7 @@ def fit_gaussian(
     name: str = "gaussian",
     seed: int = 0,
     licence: str = LICENCE,
+    encoding: Encoding | None = None,
 ) -> GaussianCore:
     """Fit a Gaussian core in seconds and save it in ``folder``.
 
@@ -52,7 +54,7 @@ def fit_gaussian(
     pixels : (n, S, S) uint8, the training images only.
     conditions : what is known about each of them.
     components : principal components kept per projection.
-    seen, training_data, name, licence : go into the card.
+    seen, training_data, name, licence, encoding : go into the card.
 
     Raises
     ------
@@ -74,14 +76,14 @@ def fit_gaussian(
         training_data=training_data,
         settings={"components": model.components},
         licence=licence,
+        encoding=encoding,
     )
     return load_gaussian(Path(folder), card)
 
 
 def load_gaussian(folder: Path, card: Card, *, device: str = "cpu") -> GaussianCore:
     """Open a saved Gaussian core."""
-    entries = len(Vocabulary(tuple(card.findings), tuple(card.views), tuple(card.sources)))
-    model = GaussianModel.empty(card.resolution**2, entries, card.settings["components"])
+    model = GaussianModel.empty(card.resolution**2, len(vocabulary_of(card)), card.settings["components"])
     model.load_state_dict(load_weights(folder, card))
     return GaussianCore(card, model, device=device)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PARTS = {"lung": 1, "heart": 2, "lesion": 4}  # part of a mask -> its bit in a mask file
 FILES: tuple[Literal["mask", "reference_image"], ...] = ("mask", "reference_image")
+Fit = Literal["crop", "pad", "stretch"]  # see Encoding
 Box = tuple[str, float, float, float, float]  # label, x, y, w, h
 
 _FAR = 1e6  # pixels; also keeps out infinity and NaN
@@ -46,8 +47,11 @@ class Given:
     sha256: dict[str, str]
 
 
-def read_given(prompt: Prompt, *, resolution: int, findings: Sequence[str]) -> Given:
+def read_given(prompt: Prompt, *, resolution: int, findings: Sequence[str], encoding: Encoding | None = None) -> Given:
     """Read the files and boxes of ``prompt`` for a core of ``resolution`` pixels that knows ``findings``.
+
+    Images are brought to that size as ``encoding`` (a card's ``image_encoding``) says, by default cropped; masks are
+    made square in the same way.
 
     Raises
     ------
@@ -56,10 +60,10 @@ def read_given(prompt: Prompt, *, resolution: int, findings: Sequence[str]) -> G
         values than those of a mask, or is empty; boxes as in :func:`given_boxes`.
     """
     references, masks = given_files(prompt, "reference_image"), given_files(prompt, "mask")
-    encoding = Encoding(size=resolution)
+    encoding = encoding or Encoding(size=resolution)
     return Given(
         images={view: encode(read_pixels(path), encoding) for view, path in references.items()},
-        masks={view: read_mask(path, resolution) for view, path in masks.items()},
+        masks={view: read_mask(path, resolution, encoding.fit) for view, path in masks.items()},
         boxes=given_boxes(prompt, resolution=resolution, findings=findings),
         sha256={path: given_sha256(path) for path in [*references.values(), *masks.values()]},
     )
@@ -135,8 +139,8 @@ def given_boxes(prompt: Prompt, *, resolution: int, findings: Sequence[str]) -> 
     return given
 
 
-def read_mask(path: str | Path, resolution: int) -> dict[str, np.ndarray]:
-    """Read a mask file as part -> bool (resolution, resolution), cropped like an image; empty parts are left out.
+def read_mask(path: str | Path, resolution: int, fit: Fit = "crop") -> dict[str, np.ndarray]:
+    """Read a mask file as part -> bool (resolution, resolution), made square like an image; empty parts are left out.
 
     A PNG of one 8-bit (or 1-bit) channel: with the values {0, 1} or {0, 255} a lung mask, otherwise bits (1 lung, 2
     heart, 4 lesion). A pixel belongs to a part that covers at least half of it; of a part too thin for that, the
@@ -151,15 +155,16 @@ def read_mask(path: str | Path, resolution: int) -> dict[str, np.ndarray]:
     elif max(present) > sum(PARTS.values()):
         expected = "0 and 1, 0 and 255, or bits: 1 lung, 2 heart, 4 lesion"
         raise ImageError("not a mask", file=path, found=f"the value {max(present)}", expected=expected)
-    parts = {part: _to_grid((values & bit) > 0, resolution) for part, bit in PARTS.items()}
+    parts = {part: _to_grid((values & bit) > 0, resolution, fit) for part, bit in PARTS.items()}
     parts = {part: pixels for part, pixels in parts.items() if pixels.any()}
     if not parts:
-        raise ImageError("the mask is empty", file=path, expected="pixels above 0 in the central square of the picture")
+        where = "the central square of the picture" if fit == "crop" else "the picture"
+        raise ImageError("the mask is empty", file=path, expected=f"pixels above 0 in {where}")
     return parts
 
 
-def _to_grid(part: np.ndarray, resolution: int) -> np.ndarray:
-    coverage = encode(part * np.uint8(255), Encoding(size=resolution))
+def _to_grid(part: np.ndarray, resolution: int, fit: Fit) -> np.ndarray:
+    coverage = encode(part * np.uint8(255), Encoding(size=resolution, fit=fit))
     return coverage >= max(1, min(128, int(coverage.max()) // 2))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cxraug.cores.linear_gaussian import ConditionBatch
 from cxraug.cores.registry import CARD, WEIGHTS
 from cxraug.errors import InputError
 from cxraug.storage import atomic, file_sha256, write_json
+from cxraug.studies.images import Encoding
 from cxraug.studies.phantom.report import write_report
 from cxraug.studies.seen import Seen
 
@@ -75,7 +77,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 def vocabulary_of(card: Card) -> Vocabulary:
     """The vocabulary written in a card."""
-    return Vocabulary(tuple(card.findings), tuple(card.views), tuple(card.sources))
+    return Vocabulary(tuple(card.findings), tuple(card.views), tuple(card.sources), tuple(card.races))
 
 
 def save_core(
@@ -91,6 +93,7 @@ def save_core(
     training_data: dict[str, Any],
     settings: dict[str, Any],
     licence: str = LICENCE,
+    encoding: Encoding | None = None,
 ) -> Card:
     """Write ``model.safetensors`` (floats of two or more dimensions as half precision) and then ``card.json``."""
     folder = Path(folder)
@@ -111,6 +114,8 @@ def save_core(
         training_data=training_data,
         seen=seen.to_json(),
         sources=list(vocabulary.sources),
+        races=list(vocabulary.races),
+        encoding={} if encoding is None else asdict(encoding),
         settings=settings,
     )
     write_json(folder / CARD, card.model_dump(mode="json"))

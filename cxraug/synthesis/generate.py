@@ -222,7 +222,7 @@ def _copy_masks(prompts: PromptList, core: GenerativeCore, out: Path) -> None:
         size = core.card.resolution
         for view, path in given_files(prompt, "mask").items():
             if view in prompt.views:
-                parts = read_mask(path, size)
+                parts = read_mask(path, size, core.card.image_encoding.fit)
                 bits = sum(
                     (pixels * np.uint8(PARTS[part]) for part, pixels in parts.items()), np.zeros((size, size), np.uint8)
                 )

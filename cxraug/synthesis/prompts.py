@@ -17,6 +17,7 @@ from cxraug.cores.given import FILES, given_files, given_sha256, read_given, wri
 from cxraug.errors import InputError
 from cxraug.storage import digest
 from cxraug.studies.columns import path_inside
+from cxraug.studies.images import Encoding
 
 TEXT = ("prompt_id", "labels", "views", "report", "mask", "boxes", "reference_image")  # never numbers, in a CSV either
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # prompt ids become file names
@@ -106,9 +107,8 @@ def check_plan(
         if (prompt.mask, prompt.reference_image) not in checked:
             checked.add((prompt.mask, prompt.reference_image))
             try:
-                read_given(
-                    replace(prompt, boxes=None), resolution=64 if core is None else core.card.resolution, findings=()
-                )
+                encoding = Encoding() if core is None else core.card.image_encoding
+                read_given(replace(prompt, boxes=None), resolution=encoding.size, findings=(), encoding=encoding)
             except InputError as error:
                 raise InputError(f"prompt {prompt.prompt_id}: {error}", file=file, row=row) from None
     content = [[prompt_fields(prompt), seed] for prompt, seed in zip(prompts, seeds, strict=True)]

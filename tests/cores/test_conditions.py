@@ -81,3 +81,24 @@ def test_no_finding_is_no_column_of_its_own() -> None:
 
 def test_projection() -> None:
     assert projection(np.array(["PA", "Lateral", "unknown"])).tolist() == [0, 1, 0]
+
+
+def test_races_stand_behind_all_else_and_change_nothing_where_there_are_none() -> None:
+    with_races = Vocabulary(("Effusion", "Nodule"), ("Lateral", "PA"), ("a", "b"), ("Asian", "White"))
+    prompt = Prompt("p", {"Effusion": 1}, "F", source="a", race="White")
+    conditions = Conditions.from_prompts([prompt], ["PA"], with_races.findings)
+    values, known = with_races.encode(conditions)
+    without = Conditions.from_prompts([Prompt("p", {"Effusion": 1}, "F", source="a")], ["PA"], VOCABULARY.findings)
+    assert values[0, :9].tolist() == VOCABULARY.encode(without)[0][0].tolist()
+    assert values[0, 9:].tolist() == [0, 1]
+    assert known[0, 9:].tolist() == [1, 1]
+    assert with_races.encode(without)[1][0, 9:].tolist() == [0, 0]
+    assert with_races.groups().tolist() == [0, 1, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+    assert Vocabulary((), ("PA",), (), ("White",)).groups().tolist() == [0, 1, 1, 2, 3], "no group without an entry"
+    assert VOCABULARY.positions(with_races).tolist() == list(range(9))
+    assert VOCABULARY.union(Vocabulary((), (), (), ("White",))).races == ("White",)
+    with pytest.raises(InputError, match="unknown race"):
+        VOCABULARY.encode(conditions)
+    assert "race" in conditions.known()
+    assert "race" not in without.known()
+    assert len(without.texts()) + 1 == len(conditions.texts()), "digests of data without races are as before"

@@ -25,6 +25,7 @@ from cxraug.cores.settings import SAMPLER, DiffusionSettings
 from cxraug.errors import InputError
 from cxraug.progress import track
 from cxraug.storage import atomic, digest, file_sha256, read_json
+from cxraug.studies.images import Encoding
 from cxraug.studies.seen import Seen
 
 CHECKPOINT = "checkpoint.pt"
@@ -42,6 +43,7 @@ def train_diffusion(
     name: str,
     seed: int = 0,
     licence: str = LICENCE,
+    encoding: Encoding | None = None,
 ) -> Path:
     """Train (or go on training) a diffusion core and save it in ``folder``, which is returned.
 
@@ -53,8 +55,10 @@ def train_diffusion(
     pixels : (n, S, S) uint8, the training images only (a memory map will do); S a multiple of ``settings.grid``.
     conditions : what is known about each image.
     init : folder of an earlier core to start from. Its preconditioner and what it knew of the vocabulary are kept;
-        new findings, views of a known projection and sources start without effect. Its network sizes are kept too.
-    seen, training_data, name, licence : go into the card. What ``init`` has seen is added, so ``seen`` uses its key.
+        new findings, views of a known projection, sources and races start without effect. Its network sizes
+        are kept too.
+    seen, training_data, name, licence, encoding : go into the card. What ``init`` has seen is added, so ``seen`` uses
+        its key.
 
     Raises
     ------
@@ -91,6 +95,7 @@ def train_diffusion(
             "init": file_sha256(Path(init) / CARD) if init is not None else None,
         },
         licence=licence,
+        encoding=encoding,
     )
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return folder
@@ -272,8 +277,8 @@ def _key(pixels: np.ndarray, conditions: Conditions, settings: DiffusionSettings
         data.update(np.ascontiguousarray(pixels[start : start + 4096]).tobytes())
     for column in (conditions.y, conditions.age):
         data.update(np.ascontiguousarray(column).tobytes())
-    for text in (conditions.sex, conditions.view, conditions.source):
-        data.update("\n".join(text.tolist()).encode())
+    for text in conditions.texts():
+        data.update("\n".join(text).encode())
     return digest({
         "data": data.hexdigest(),
         "findings": conditions.findings,

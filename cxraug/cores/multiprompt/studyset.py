@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cxraug.cores.conditions import Conditions, Vocabulary, projection
-from cxraug.cores.given import read_mask
+from cxraug.cores.given import Fit, read_mask
 from cxraug.cores.multiprompt.denoiser import JITTER, Asked
 from cxraug.cores.multiprompt.network import REPORT
 from cxraug.cores.multiprompt.spatial import PARTS, Layout
@@ -103,7 +103,9 @@ def general_entries(vocabulary: Vocabulary) -> np.ndarray:
     return keep
 
 
-def read_studies(manifest: Manifest, pixels: np.ndarray, findings: Sequence[str], *, grid: int) -> StudySet:
+def read_studies(
+    manifest: Manifest, pixels: np.ndarray, findings: Sequence[str], *, grid: int, fit: Fit = "crop"
+) -> StudySet:
     """Pair the images of ``manifest`` into studies and read masks and boxes.
 
     Parameters
@@ -111,6 +113,7 @@ def read_studies(manifest: Manifest, pixels: np.ndarray, findings: Sequence[str]
     pixels : (images, S, S) uint8, in the order of the manifest's rows.
     findings : the vocabulary that boxes refer to; boxes of other labels make the boxes of that image unknown.
     grid : side of the network's finest level, for the masks.
+    fit : how the pixels were made square (see :class:`cxraug.studies.images.Encoding`): boxes and masks follow.
     """
     frame = manifest.frame
     conditions = Conditions.from_manifest(manifest, findings)
@@ -135,15 +138,15 @@ def read_studies(manifest: Manifest, pixels: np.ndarray, findings: Sequence[str]
             pairs.append((-1, image))
             texts.append(reports[image])
     boxes, boxes_known = _boxes(frame["boxes"].tolist() if "boxes" in frame else [None] * len(frame), names,
-                                manifest)  # fmt: skip
-    masks, masks_known = _masks(manifest, side, grid)
+                                manifest, fit)  # fmt: skip
+    masks, masks_known = _masks(manifest, side, grid, fit)
     return StudySet(
         pixels[:, None], conditions, np.array(pairs, np.int64).reshape(-1, 2), np.array(texts, dtype=object),
         boxes, boxes_known, masks, masks_known,
     )  # fmt: skip
 
 
-def _boxes(column: list[object], names: list[str], manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+def _boxes(column: list[object], names: list[str], manifest: Manifest, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     parsed = [json.loads(str(v)) if isinstance(v, str) and v else None for v in column]
     most = max([1, *(len(b) for b in parsed if b)])
     table = np.zeros((len(parsed), most, 5), np.float32)
@@ -159,11 +162,12 @@ def _boxes(column: list[object], names: list[str], manifest: Manifest) -> tuple[
             sizes = _sizes(manifest)
         height, width = sizes(row)
         known[row] = 1
-        short = min(height, width)  # images are cropped to their central square
-        left, top = (width - short) / 2, (height - short) / 2
+        square = {"crop": min(height, width), "pad": max(height, width)}.get(fit)
+        across, down = (width, height) if square is None else (square, square)
+        left, top = (width - across) / 2, (height - down) / 2
         for at, item in enumerate(items):
-            x, y = (item["x"] - left) / short, (item["y"] - top) / short
-            table[row, at] = (names.index(item["label"]), x, y, item["w"] / short, item["h"] / short)
+            x, y = (item["x"] - left) / across, (item["y"] - top) / down
+            table[row, at] = (names.index(item["label"]), x, y, item["w"] / across, item["h"] / down)
     return table, known
 
 
@@ -180,7 +184,7 @@ def _sizes(manifest: Manifest) -> Callable[[int], tuple[int, int]]:
     return of
 
 
-def _masks(manifest: Manifest, side: int, grid: int) -> tuple[np.ndarray, np.ndarray]:
+def _masks(manifest: Manifest, side: int, grid: int, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     n = len(manifest.frame)
     masks, known = np.zeros((n, len(PARTS), grid, grid), np.uint8), np.zeros((n, len(PARTS)), np.float32)
     if "mask" not in manifest.frame:
@@ -189,7 +193,7 @@ def _masks(manifest: Manifest, side: int, grid: int) -> tuple[np.ndarray, np.nda
     rows = np.flatnonzero((column.notna() & (column.astype("str") != "")).to_numpy())
     step = side // grid
     for row, path in zip(rows, manifest.take(rows).paths("mask") if len(rows) else [], strict=True):
-        masks[row], known[row] = mask_planes(read_mask(path, step * grid), grid)
+        masks[row], known[row] = mask_planes(read_mask(path, step * grid, fit), grid)
     return masks, known
 
 
