@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,9 @@ def train(
     recipe: Path = typer.Argument(..., help="The core's recipe (YAML), e.g. recipes/phantom-nano.yaml."),
     out: Path = typer.Option(..., "--out", help="Folder of the core."),
     stage: str | None = typer.Option(
-        None, "--stage", help="Stop after this stage of a multi-prompt core: autoencoder, report, alignment or denoiser."
+        None,
+        "--stage",
+        help="Stop after this stage of a multi-prompt core: autoencoder, report, alignment or denoiser.",
     ),
     fresh: bool = typer.Option(False, "--fresh", help="Throw an earlier training in this folder away."),
     as_json: bool = typer.Option(False, "--json", help="Print the folder, the stages and the card as JSON."),
@@ -84,6 +87,8 @@ def train(
     if fresh:
         start_over(out)
     train_core(wanted, out, until=last)
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes, the first one answers
     finished = (out / CARD).is_file()
     following = None if finished else stages[stages.index(last) + 1]
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +10,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cxraug.cores.multiprompt.settings import MultipromptSettings, Stage
+from cxraug.cores.multiprompt.settings import STAGES, MultipromptSettings, Stage
+from cxraug.cores.multiprompt.settings_autoencoder import AutoencoderSettings
 from cxraug.cores.multiprompt.settings_codec import ReportCodecSettings
 from cxraug.cores.registry import CARD
 from cxraug.cores.settings import DiffusionSettings, GaussianSettings
@@ -23,7 +25,7 @@ WRITTEN = (  # by a training into its folder
     "recipe.json", CARD, "model.safetensors", "checkpoint.pt", STAGE, "alignment.pt", "losses.csv", "sheets/step-*.png",
     "report/checkpoint.pt", "report/codec.safetensors", "report/codec.json",
     "autoencoder/checkpoint.pt", "autoencoder/autoencoder.safetensors", "autoencoder/autoencoder.json",
-    "autoencoder/losses.csv", "autoencoder/latents.npy",
+    "autoencoder/latents-*.npy",
 )  # fmt: skip
 
 
@@ -79,12 +81,20 @@ class DiffusionKind(DiffusionSettings):
 class MultipromptKind(MultipromptSettings):
     """``core: {kind: multiprompt, ...}``; ``report`` are settings of the report codec, null for a core without reports.
 
-    ``init`` is the folder of an earlier core to fine-tune.
+    ``autoencoder_training`` are settings of the autoencoder, where there is one. ``init`` is the folder of an earlier
+    core to fine-tune, with ``lora`` above 0 by adapters.
     """
 
     kind: Literal["multiprompt"] = "multiprompt"
     report: ReportCodecSettings | None = ReportCodecSettings()
+    autoencoder_training: AutoencoderSettings = AutoencoderSettings()
     init: str | None = None
+
+    @model_validator(mode="after")
+    def _something_to_adapt(self) -> MultipromptKind:
+        if self.lora and self.init is None:
+            raise ValueError("lora fine-tunes an earlier core: name its folder in init")
+        return self
 
 
 class CoreRecipe(_Strict):
@@ -130,11 +140,17 @@ def read_core_recipe(path: str | Path) -> CoreRecipe:
 
 
 def stages_of(recipe: CoreRecipe) -> tuple[Stage, ...]:
-    """The stages of a recipe's training, in order; only multi-prompt cores have several. Fine-tuning has one."""
+    """The stages of a recipe's training, in order; only multi-prompt cores have several.
+
+    Fine-tuning keeps the first core's autoencoder, codec and shared space: its alignment only reads the data.
+    """
     core = recipe.core
-    if not isinstance(core, MultipromptKind) or core.init is not None:
+    if not isinstance(core, MultipromptKind):
         return ("denoiser",)
-    return (*(["report"] if core.report is not None else []), "alignment", "denoiser")  # type: ignore[return-value]
+    if core.init is not None:
+        return ("alignment", "denoiser")
+    left_out = {"autoencoder": not core.autoencoder, "report": core.report is None}
+    return tuple(stage for stage in STAGES if not left_out.get(stage, False))
 
 
 def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> Path:
@@ -158,6 +174,9 @@ def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> P
     if until not in stages_of(recipe):
         raise InputError("the training of this core has no such stage", found=until,
                          expected=f"one of {', '.join(stages_of(recipe))}")  # fmt: skip
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (until != "denoiser" or finished_stage(out) != "alignment"):
+        raise InputError("several processes can only train the denoiser of a multi-prompt core", file=out,
+                         expected="first, in one process, the same training with --stage alignment")  # fmt: skip
     if _finished(recipe, out):
         return out
     file = make_cohort(data.phantom, out / "data" / "phantom") if data.phantom else Path(data.manifest or "")
@@ -180,17 +199,20 @@ def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> P
     if isinstance(recipe.core, GaussianKind):
         fit_gaussian(
             cache.pixels, conditions, out, components=recipe.core.components, seen=seen, training_data=described,
-            name=recipe.name, seed=recipe.seed, licence=recipe.licence,
+            name=recipe.name, seed=recipe.seed, licence=recipe.licence, encoding=encoding,
         )  # fmt: skip
     elif isinstance(recipe.core, MultipromptKind):
         from cxraug.cores.multiprompt.stages import train_multiprompt
         from cxraug.cores.multiprompt.studyset import read_studies
 
-        prompted = MultipromptSettings(**recipe.core.model_dump(exclude={"kind", "init", "report"}))
-        studies = read_studies(manifest, cache.pixels, conditions.findings, grid=prompted.grid)
+        prompted = MultipromptSettings(
+            **recipe.core.model_dump(exclude={"kind", "init", "report", "autoencoder_training"})
+        )
+        studies = read_studies(manifest, cache.pixels, conditions.findings, grid=prompted.grid, fit=encoding.fit)
         train_multiprompt(
-            studies, out, prompted, report=recipe.core.report, init=Path(init) if init else None, seen=seen,
-            training_data=described, name=recipe.name, seed=recipe.seed, licence=recipe.licence, until=until,
+            studies, out, prompted, report=recipe.core.report, autoencoder=recipe.core.autoencoder_training,
+            init=Path(init) if init else None, seen=seen, training_data=described, name=recipe.name, seed=recipe.seed,
+            licence=recipe.licence, encoding=encoding, until=until,
         )  # fmt: skip
         if not (out / CARD).is_file():
             _reached(out, until, stages_of(recipe))
@@ -199,7 +221,7 @@ def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> P
         settings = DiffusionSettings(**recipe.core.model_dump(exclude={"kind", "init"}))
         train_diffusion(
             cache.pixels, conditions, out, settings, init=Path(init) if init else None, seen=seen,
-            training_data=described, name=recipe.name, seed=recipe.seed, licence=recipe.licence,
+            training_data=described, name=recipe.name, seed=recipe.seed, licence=recipe.licence, encoding=encoding,
         )  # fmt: skip
     shutil.rmtree(out / "data", ignore_errors=True)
     return out

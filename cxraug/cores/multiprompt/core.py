@@ -17,11 +17,13 @@ from cxraug.cores.core import LATERAL, Card, GenerativeCore, Prompt, Study
 from cxraug.cores.given import Given, given_boxes, given_files, read_given
 from cxraug.cores.linear_gaussian import LinearGaussian
 from cxraug.cores.multiprompt.alignment import Alignment
+from cxraug.cores.multiprompt.autoencoder import ViewAutoencoder
 from cxraug.cores.multiprompt.denoiser import JITTER, Asked, MultipromptDenoiser
 from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT, SLOTS
 from cxraug.cores.multiprompt.report_codec import ReportCodec
 from cxraug.cores.multiprompt.sampling import guided, sample
 from cxraug.cores.multiprompt.settings import SAMPLER, MultipromptSettings
+from cxraug.cores.multiprompt.settings_autoencoder import AutoencoderSettings
 from cxraug.cores.multiprompt.spatial import PARTS, Layout
 from cxraug.cores.multiprompt.spectrum import SpectralGaussian, as_float
 from cxraug.cores.multiprompt.studyset import general_entries, mask_planes
@@ -51,6 +53,7 @@ class MultipromptCore(GenerativeCore):
         *,
         codec: ReportCodec | None = None,
         alignment: Alignment | None = None,
+        autoencoder: ViewAutoencoder | None = None,
         device: str = "cpu",
     ) -> None:
         self.card, self.device = card, device
@@ -58,6 +61,7 @@ class MultipromptCore(GenerativeCore):
         self.denoiser = denoiser.to(device).eval().requires_grad_(False)
         self.codec = None if codec is None else codec.to(device).eval().requires_grad_(False)
         self.alignment = None if alignment is None else alignment.to(device).eval().requires_grad_(False)
+        self.autoencoder = None if autoencoder is None else autoencoder.to(device).eval().requires_grad_(False)
         self.batch_size = settings.sample_batch
         self.dtype = str(denoiser.dtype).removeprefix("torch.")
         self._use(settings)
@@ -104,8 +108,12 @@ class MultipromptCore(GenerativeCore):
             if view is None:
                 assert self.codec is not None
                 return self.alignment.embed(REPORT, self.codec.encode([str(c) for c in content])).cpu().numpy()
-            maps = as_float(np.asarray(content)[:, None]).to(self.device)
-            return self.alignment.embed(_slot(view), maps).cpu().numpy()
+            return self.alignment.embed(_slot(view), self._maps(np.asarray(content))).cpu().numpy()
+
+    def _maps(self, images: np.ndarray) -> Tensor:
+        """(n, C, S, S) what the denoiser works on, of uint8 images (n, R, R): their pixels, or latents of them."""
+        pixels = as_float(images[:, None]).to(self.device)
+        return pixels if self.autoencoder is None else self.autoencoder.encode(pixels)
 
     @torch.no_grad()
     def _generate(self, prompts: list[Prompt], seeds: list[int]) -> list[Study]:
@@ -135,12 +143,13 @@ class MultipromptCore(GenerativeCore):
         n, size = len(prompts), self.card.resolution
         slots = sorted({*role.wanted, *role.given})
         files = {(p.mask, p.reference_image, p.boxes, p.views): p for p in prompts}
-        read = {k: read_given(p, resolution=size, findings=self.card.findings) for k, p in files.items()}
+        how = self.card.image_encoding
+        read = {k: read_given(p, resolution=size, findings=self.card.findings, encoding=how) for k, p in files.items()}
         givens = [read[(p.mask, p.reference_image, p.boxes, p.views)] for p in prompts]
         given: dict[int, Tensor] = {}
         for slot in role.given:
             images = np.stack([next(x for v, x in g.images.items() if _slot(v) == slot) for g in givens])
-            given[slot] = as_float(images[:, None]).to(self.device)
+            given[slot] = self._maps(images)
         report_known = torch.full((n, 1), float(role.report != "none"))
         if role.report == "given":
             assert self.codec is not None
@@ -148,7 +157,9 @@ class MultipromptCore(GenerativeCore):
             latents = {t: self.codec.encode([t])[0] for t in texts}
             given[REPORT] = torch.stack([latents[p.report or ""] for p in prompts])
         asked = self._asked(prompts, givens, role, slots, report_known).to(self.device)
-        shapes: dict[int, tuple[int, ...]] = dict.fromkeys(role.wanted, (1, size, size))
+        facts = self.card.settings
+        shape = (facts["channels"], facts["side"], facts["side"])
+        shapes: dict[int, tuple[int, ...]] = dict.fromkeys(role.wanted, shape)
         if role.report == "write":
             shapes[REPORT] = self.denoiser.report_shape
         elif role.report == "none" and self.codec is not None:
@@ -158,7 +169,8 @@ class MultipromptCore(GenerativeCore):
         model = guided(self.denoiser, asked, given, self.settings, attributes=role.attributes, text=role.text,
                        report_given=told)  # fmt: skip
         found = sample(model, self.settings, shapes, streams, self.device)
-        pixels = {s: to_uint8(found[s][:, 0]) for s in role.wanted}
+        views = {s: found[s] if self.autoencoder is None else self.autoencoder.decode(found[s]) for s in role.wanted}
+        pixels = {s: to_uint8(view[:, 0]) for s, view in views.items()}
         written: list[str | None] = [None] * n
         if role.report == "write":
             assert self.codec is not None
@@ -244,15 +256,19 @@ def load_multiprompt(folder: Path, card: Card, *, device: str = "cpu") -> Multip
 
     denoiser = empty_denoiser(card)
     denoiser.load_state_dict(part("denoiser."))
-    codec = alignment = None
+    codec = alignment = autoencoder = None
     if facts.get("codec"):
         codec = ReportCodec.from_parts(part("codec."), facts["codec"]["settings"], facts["codec"]["tokenizer"])
     if facts.get("alignment"):
         slots = tuple(facts["alignment"]["slots"])
         alignment = Alignment(facts["channels"], facts["shared"], slots, denoiser.report_shape)
         alignment.load_state_dict(part("alignment."))
+    if facts.get("autoencoder"):
+        autoencoder = ViewAutoencoder.of(part("autoencoder."), AutoencoderSettings(**facts["autoencoder"]))
     settings = MultipromptSettings(**facts["multiprompt"])
-    return MultipromptCore(card, denoiser, settings, codec=codec, alignment=alignment, device=device)
+    return MultipromptCore(
+        card, denoiser, settings, codec=codec, alignment=alignment, autoencoder=autoencoder, device=device
+    )
 
 
 __all__ = ["PARTS", "MultipromptCore", "empty_denoiser", "given_boxes", "load_multiprompt"]

@@ -1,4 +1,4 @@
-"""A trained core with room for new findings, views and sources: old weights kept, new ones without effect."""
+"""A trained core with room for new findings, views, sources and races: old weights kept, new ones without effect."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def grow(init: Path, vocabulary: Vocabulary, settings: MultipromptSettings) -> M
     entries = torch.from_numpy(old.positions(vocabulary))
     jitter = torch.arange(JITTER)
     entries = torch.cat([entries, len(vocabulary) + jitter])
-    groups = _group_positions(old, vocabulary)
+    groups = group_positions(old, vocabulary)
     state = dict(weights)
     for name, module in grown.network.named_modules():
         if isinstance(module, PromptEmbedding):
@@ -69,7 +69,7 @@ def grow(init: Path, vocabulary: Vocabulary, settings: MultipromptSettings) -> M
     return grown
 
 
-def _group_positions(old: Vocabulary, new: Vocabulary) -> Tensor:
+def group_positions(old: Vocabulary, new: Vocabulary) -> Tensor:
     """Where each group of ``old`` (and the jitter's, the last) stands in ``new``."""
     entries, a, b = old.positions(new), old.groups(), new.groups()
     return torch.tensor([*(int(b[entries[np.flatnonzero(a == g)[0]]]) if (a == g).any() else int(b.max())

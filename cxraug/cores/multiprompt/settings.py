@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Stage = Literal["report", "alignment", "denoiser"]
+Stage = Literal["autoencoder", "report", "alignment", "denoiser"]
+STAGES: tuple[Stage, ...] = ("autoencoder", "report", "alignment", "denoiser")
 SAMPLER = {
     "sampler_steps", "guidance", "text_guidance", "guidance_from", "guidance_until", "flow_shift", "solver",
 }  # fmt: skip
@@ -32,10 +33,13 @@ class MultipromptSettings(BaseModel):
         ``channels`` per level of the convolutions with ``layers`` residual blocks each, ``depth`` transformer blocks,
         ``grid`` (pixels of the finest level), ``band`` and ``components`` of the Gaussian preconditioner.
         ``autoencoder`` works in the latent space of an autoencoder instead of rearranged pixels.
+        ``checkpointing`` computes activations again in the backward pass instead of keeping them.
     Training
         ``steps`` of ``batch_size`` studies with AdamW at ``lr`` (``finetune_lr`` where a run fine-tunes), cosine to a
-        tenth after ``warmup``; noise levels are logit-normal (``t_mean``, ``t_sd``), the loss between equal weight of
-        all levels (``velocity_weight`` 0) and that of rectified flow (1). Weights are averaged with decay ``ema``.
+        tenth after ``warmup``; noise levels are logit-normal (``t_mean``, ``t_sd``). ``loss`` weighs them:
+        ``residual`` between equal weight of all (``velocity_weight`` 0) and that of rectified flow (1), ``flow`` as
+        plain rectified flow, ``min_snr`` with the signal-to-noise ratio but at most ``snr_limit`` (Hang et al. 2023).
+        Weights are averaged with decay ``ema``. ``lora`` fine-tunes by adapters of that rank (0: all weights).
         ``rare_power`` shows images in proportion to (frequency of the rarest present finding) to the power
         ``-rare_power``. ``jitter`` shifts and scales a share of the images by a few per cent and tells the network so:
         few images look like more, and samples stay unmoved.
@@ -68,7 +72,10 @@ class MultipromptSettings(BaseModel):
     weight_decay: float = Field(0.01, ge=0)
     t_mean: float = 0.3
     t_sd: float = Field(1.3, gt=0)
+    loss: Literal["residual", "flow", "min_snr"] = "residual"
     velocity_weight: float = Field(0.0, ge=0, le=1)
+    snr_limit: float = Field(5.0, gt=0)
+    lora: int = Field(0, ge=0)
     ema: float = Field(0.998, ge=0, lt=1)
     rare_power: float = Field(0.3, ge=0, le=1)
     jitter: float = Field(0.0, ge=0, le=1)
@@ -112,4 +119,8 @@ class MultipromptSettings(BaseModel):
             raise ValueError(f"grid {self.grid} cannot be halved {len(self.channels) - 1} times")
         if self.guidance_from >= self.guidance_until:
             raise ValueError("guidance_from must be below guidance_until")
+        if self.loss != "residual" and self.velocity_weight:
+            raise ValueError(f"velocity_weight belongs to loss residual, not {self.loss}")
+        if self.autoencoder and self.jitter:
+            raise ValueError("jitter moves pixels, which a core with an autoencoder does not train on")
         return self

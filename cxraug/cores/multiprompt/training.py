@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
@@ -36,6 +38,7 @@ CHECKPOINT, LOSSES = "checkpoint.pt", "losses.csv"
 REPORT_COMPONENTS = 192
 SHIFT, ZOOM = 0.04, 0.05  # of the jitter: share of the side, log of the scale
 LOG_EVERY = 20
+LATER = ("loss", "snr_limit", "lora")  # settings that came later: at their defaults they are no part of the key
 
 
 def start(studies: StudySet, vocabulary: Vocabulary, settings: MultipromptSettings, seed: int) -> MultipromptDenoiser:
@@ -67,7 +70,8 @@ def start(studies: StudySet, vocabulary: Vocabulary, settings: MultipromptSettin
 
 def train_denoiser(
     denoiser: MultipromptDenoiser, studies: StudySet, folder: Path, settings: MultipromptSettings, *, key: str,
-    seed: int = 0, rate: float | None = None, trainable: list[nn.Parameter] | None = None,
+    seed: int = 0, rate: float | None = None, trainable: list[dict[str, Any]] | None = None,
+    decode: Callable[[Tensor], Tensor] | None = None,
 ) -> None:  # fmt: skip
     """Train ``denoiser`` in place, ending with its averaged weights; checkpoints and ``losses.csv`` lie in ``folder``.
 
@@ -75,13 +79,19 @@ def train_denoiser(
     ----------
     studies : encoded (:meth:`StudySet.encode`).
     key : digest of all that the weights depend on; a checkpoint of another key is refused.
-    trainable : the parameters to train; default all of network and spatial embedding.
+    trainable : what to train, as groups of an optimiser; default all of network and spatial embedding.
+    decode : from maps to pixels in [-1, 1], for the sample sheets.
+
+    Several processes (``accelerate launch``) share every step, each with ``batch_size`` studies: the weights are those
+    of one process with all of them, but for rounding.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    device = accelerator.device
-    parameters = trainable or [*denoiser.network.parameters(), *denoiser.spatial.parameters()]
+    uneven = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[uneven])
+    device, processes = accelerator.device, accelerator.num_processes
+    groups = trainable or [{"params": [*denoiser.network.parameters(), *denoiser.spatial.parameters()]}]
+    parameters = [p for group in groups for p in group["params"]]
     rate = settings.lr if rate is None else rate
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
     average = EMAModel(parameters, decay=settings.ema)
     done = _restore(folder, key, denoiser, optimizer, average)
     model, optimizer = accelerator.prepare(denoiser.to(device), optimizer)
@@ -92,10 +102,15 @@ def train_denoiser(
     model.train()
     for step in track(range(done, settings.steps), "training", total=settings.steps, done=done):
         random = torch.Generator().manual_seed(step_seed(seed, step))
-        clean, times, asked = draw(random, accelerator.process_index, accelerator.num_processes)
-        clean = {s: x.to(device) for s, x in clean.items()}
-        times = {s: t.to(device) for s, t in times.items()}
-        losses = slot_losses(model, clean, times, asked.to(device), settings, random)
+        clean, times, asked = draw(random, processes)
+        noise = {s: torch.randn(x.shape, generator=random) for s, x in clean.items()}
+        counts = {s: wanted(s, times, asked).sum().clamp(min=1) / processes for s in clean}
+        if processes > 1:
+            mine = torch.arange(settings.batch_size) + accelerator.process_index * settings.batch_size
+            clean, times, noise = ({s: x[mine] for s, x in part.items()} for part in (clean, times, noise))
+            asked = _take(asked, mine)
+        clean, times, noise = ({s: x.to(device) for s, x in part.items()} for part in (clean, times, noise))
+        losses = slot_losses(model, clean, times, asked.to(device), settings, noise, counts)
         loss = sum((settings.report_weight if s == REPORT else 1.0) * v for s, v in losses.items())
         assert isinstance(loss, Tensor)
         optimizer.zero_grad(set_to_none=True)
@@ -116,7 +131,7 @@ def train_denoiser(
                 if settings.sheet_every and (step + 1) % settings.sheet_every == 0:
                     average.store(parameters)
                     average.copy_to(parameters)
-                    write_sheet(folder / "sheets" / f"step-{step + 1:06d}.png", denoiser, studies, settings)
+                    write_sheet(folder / "sheets" / f"step-{step + 1:06d}.png", denoiser, studies, settings, decode)
                     average.restore(parameters)
                     model.train()
     average.copy_to(parameters)
@@ -151,9 +166,9 @@ class StepDraw:
         self.last = last
 
     def __call__(
-        self, random: torch.Generator, process: int = 0, processes: int = 1
+        self, random: torch.Generator, processes: int = 1
     ) -> tuple[dict[int, Tensor], dict[int, Tensor], Asked]:
-        """Clean slots, noise levels (B, 1) by slot, and the conditions of one step (of one process's share)."""
+        """Clean slots, noise levels (B, 1) by slot, and the conditions of one step, for all processes together."""
         s = self.settings
         slots, rows, weight = self.modes[int(torch.multinomial(self.shares, 1, generator=random))]
         n = s.batch_size * processes
@@ -188,10 +203,6 @@ class StepDraw:
             clean, asked = self._jitter(clean, asked, slots, coin(s.jitter), n, random)
         if studies.shared is not None:
             asked = self._refer(asked, picked, coin(s.reference_share), n, random)
-        if processes > 1:
-            mine = torch.arange(process * s.batch_size, (process + 1) * s.batch_size)
-            clean, times = {k: v[mine] for k, v in clean.items()}, {k: v[mine] for k, v in times.items()}
-            asked = _take(asked, mine)
         return clean, times, asked
 
     def _hide(self, asked: Asked, slots: tuple[int, ...], n: int, random: torch.Generator, coin: Any) -> Asked:
@@ -248,26 +259,43 @@ class StepDraw:
 
 def slot_losses(
     model: nn.Module, clean: dict[int, Tensor], times: dict[int, Tensor], asked: Asked,
-    settings: MultipromptSettings, random: torch.Generator,
+    settings: MultipromptSettings, noise: dict[int, Tensor], counts: dict[int, Tensor],
 ) -> dict[int, Tensor]:  # fmt: skip
-    """Weighted squared error of each slot, averaged over the studies where it is wanted.
+    """Weighted squared error of each slot, summed over the studies where it is wanted and divided by ``counts``.
 
-    The residual in units of the posterior deviation s, times (s / t)^(2 ``velocity_weight``); see
-    :func:`cxraug.cores.diffusion.training.diffusion_loss`.
+    The residual in units of the posterior deviation, times :func:`level_weight`; see also
+    :func:`cxraug.cores.diffusion.training.diffusion_loss`. ``noise`` is shaped like ``clean``.
     """
     noisy = {}
     for s, x in clean.items():
         t = times[s].view((-1,) + (1,) * (x.ndim - 1))
-        noisy[s] = (1 - t) * x + t * torch.randn(x.shape, generator=random).to(x.device)
+        noisy[s] = (1 - t) * x + t * noise[s]
     found = model(noisy, times, asked)
     losses = {}
     for s, x in clean.items():
-        wanted = (times[s] > 0).float() * (asked.report_known if s == REPORT else 1.0)
         deviation = found.deviation[s].clamp(min=1e-5)
         error = ((found.clean[s] - x).flatten(1) / deviation).square().mean(1, keepdim=True)
-        weight = (deviation / times[s].clamp(min=1e-3)) ** (2 * settings.velocity_weight)
-        losses[s] = (error * weight * wanted).sum() / wanted.sum().clamp(min=1)
+        weight = level_weight(times[s].clamp(min=1e-3), deviation, settings)
+        losses[s] = (error * weight * wanted(s, times, asked)).sum() / counts[s].to(x.device)
     return losses
+
+
+def wanted(slot: int, times: dict[int, Tensor], asked: Asked) -> Tensor:
+    """(B, 1) 1 where a slot is to be denoised."""
+    return (times[slot] > 0).float() * (asked.report_known if slot == REPORT else 1.0)
+
+
+def level_weight(t: Tensor, deviation: Tensor, settings: MultipromptSettings) -> Tensor:
+    """(B, 1) weight of the squared residual in units of the deviation s, at noise levels ``t`` (B, 1).
+
+    ``residual``: (s / t)^(2 ``velocity_weight``). ``flow``: (s / t)^2, the squared error of the velocity e - x.
+    ``min_snr``: s^2 min(SNR, ``snr_limit``) with SNR = ((1 - t) / t)^2 (Hang et al. 2023, equation 8, for estimates of
+    the clean image).
+    """
+    if settings.loss == "min_snr":
+        return deviation**2 * ((1 - t) / t).square().clamp(max=settings.snr_limit)
+    power = 1.0 if settings.loss == "flow" else settings.velocity_weight
+    return (deviation / t) ** (2 * power)
 
 
 def training_key(studies: StudySet, settings: MultipromptSettings, init: str | None, seed: int) -> str:
@@ -278,9 +306,11 @@ def training_key(studies: StudySet, settings: MultipromptSettings, init: str | N
         data.update(np.ascontiguousarray(studies.maps[start_ : start_ + 4096]).tobytes())
     for table in (c.y, c.age, studies.views, studies.boxes, studies.boxes_known, studies.masks, studies.masks_known):
         data.update(np.ascontiguousarray(table).tobytes())
-    for text in (c.sex, c.view, c.source, studies.reports):
-        data.update("\n".join(str(t) for t in text).encode())
+    sex, view, source, *race = c.texts()
+    for text in (sex, view, source, [str(r) for r in studies.reports], *race):
+        data.update("\n".join(text).encode())
     excluded = {"checkpoint_every", "sample_batch", "sheet_every", *SAMPLER}
+    excluded |= {name for name in LATER if getattr(settings, name) == MultipromptSettings.model_fields[name].default}
     return digest({
         "data": data.hexdigest(),
         "findings": c.findings,
@@ -290,7 +320,10 @@ def training_key(studies: StudySet, settings: MultipromptSettings, init: str | N
     })  # fmt: skip
 
 
-def write_sheet(path: Path, denoiser: MultipromptDenoiser, studies: StudySet, settings: MultipromptSettings) -> None:
+def write_sheet(
+    path: Path, denoiser: MultipromptDenoiser, studies: StudySet, settings: MultipromptSettings,
+    decode: Callable[[Tensor], Tensor] | None = None,
+) -> None:  # fmt: skip
     """Sixteen samples of every view, with the conditions of the first studies, as one picture."""
     from PIL import Image
 
@@ -310,7 +343,8 @@ def write_sheet(path: Path, denoiser: MultipromptDenoiser, studies: StudySet, se
     found = sample(model, settings, shapes, streams, str(device))
     strips = []
     for s in sorted(found):
-        pixels = ((found[s][:, 0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+        views = found[s] if decode is None else decode(found[s].cpu())
+        pixels = ((views[:, 0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
         strips += [np.concatenate(list(pixels[i : i + 8]), 1) for i in range(0, len(pixels), 8) if len(pixels) - i >= 8]
     if strips:
         path.parent.mkdir(parents=True, exist_ok=True)
