@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from cores.multiprompt.conftest import toy_settings, toy_studies, train_toy
 from PIL import Image
+from toystudies import toy_settings, toy_studies, train_toy
 
 from cxraug.cores.core import Prompt
 from cxraug.cores.given import read_given

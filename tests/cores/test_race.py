@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import cohort, seen, tiny_settings
-from cores.multiprompt.conftest import toy_settings, toy_studies, train_toy
+from toystudies import toy_settings, toy_studies, train_toy
 
 from cxraug.cores.core import GenerativeCore, Prompt
 from cxraug.cores.diffusion.training import train_diffusion

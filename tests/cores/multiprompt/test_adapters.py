@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cores.multiprompt.conftest import SIZE, toy_settings, toy_studies, train_toy
+from toystudies import SIZE, toy_settings, toy_studies, train_toy
 
 from cxraug.cores.conditions import Conditions, Vocabulary
 from cxraug.cores.core import Prompt
