@@ -179,6 +179,10 @@ def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> P
                          expected="first, in one process, the same training with --stage alignment")  # fmt: skip
     if _finished(recipe, out):
         return out
+    if isinstance(recipe.core, MultipromptKind) and recipe.core.lora:
+        from cxraug.cores.multiprompt.adapters import need_peft
+
+        need_peft()
     file = make_cohort(data.phantom, out / "data" / "phantom") if data.phantom else Path(data.manifest or "")
     manifest = read_manifest(
         file, root=data.root, where=data.where or None, findings=data.findings, label_columns=data.label_columns,

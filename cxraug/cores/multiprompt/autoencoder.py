@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ LOG_EVERY = 50
 class ViewAutoencoder(nn.Module):
     """Between views (B, 1, S, S) in [-1, 1] and standardised latents (B, ``latents``, S / factor, S / factor)."""
 
+    body: Any  # AutoencoderKL, whose decorated methods type checkers do not see
     mean: Tensor
     deviation: Tensor
 
@@ -65,7 +66,7 @@ class ViewAutoencoder(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Views of standardised latents, a few at a time."""
         raw = latents * self.deviation[:, None, None] + self.mean[:, None, None]
-        return torch.cat([cast(Tensor, self.body.decode(part, return_dict=False)[0]) for part in raw.split(BATCH)])
+        return torch.cat([self.body.decode(part, return_dict=False)[0] for part in raw.split(BATCH)])
 
     def _standard(self, raw: Tensor) -> Tensor:
         return (raw - self.mean[:, None, None]) / self.deviation[:, None, None]

@@ -23,7 +23,7 @@ from cxraug.cores.registry import open_core, read_card
 from cxraug.errors import InputError
 
 TINY = AutoencoderSettings(
-    channels=(16, 32), layers=1, steps=120, batch_size=16, lr=3e-3, warmup=5, threads=1, precision="float32",
+    channels=(16, 16), layers=1, steps=80, batch_size=8, lr=5e-3, warmup=5, threads=1, precision="float32",
     checkpoint_every=50,
 )  # fmt: skip
 
@@ -77,7 +77,7 @@ def test_latents_are_made_once_and_those_of_other_images_anew(trained: tuple, tm
 
 def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     maps = large(10).maps
-    short = TINY.model_copy(update={"steps": 7, "checkpoint_every": 3})
+    short = TINY.model_copy(update={"channels": (8, 16), "steps": 7, "checkpoint_every": 3})
     whole = train_autoencoder(maps, tmp_path / "whole", short, seed=1)
 
     def stopping(items, what, *, total=None, done=0):
