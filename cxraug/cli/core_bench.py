@@ -25,13 +25,15 @@ def bench(
         0.05, "--tolerance", min=0, help="Share above the lowest distance that is allowed."
     ),
     extractor: str = typer.Option("conv-random", "--extractor", help="As of `cxraug fidelity`."),
+    where: list[str] = typer.Option([], "--where", help="Only rows with column=value[,value...]; may be repeated."),
+    root: Path | None = typer.Option(None, "--root", help="Folder that the manifest's paths start from."),
     seed: int = typer.Option(0, "--seed", min=0),
     write: bool = typer.Option(False, "--write", help="Make the chosen setting the default of a core's folder."),
     device: str = typer.Option("cpu", "--device", help="Where to compute: cpu or cuda."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Print distance to real images against sampler steps; choose the cheapest setting as good as the best."""
-    from cxraug.cli.selection import names
+    from cxraug.cli.selection import names, parse_where
     from cxraug.cores.bench import bench_core, trials
     from cxraug.cores.registry import SHIPPED, find_core, open_core, write_sampler
     from cxraug.fidelity.extractors import open_extractor
@@ -44,8 +46,9 @@ def bench(
     scales = _numbers(guidance, "--guidance") or [float(own.get("guidance", 1.0))]
     levels = _numbers(until, "--until") or [float(own.get("guidance_until", 1.0))]
     counts = [int(x) for x in _numbers(steps, "--steps") or []]
+    real = read_manifest(manifest, root=root, where=parse_where(where))
     found = bench_core(
-        core, read_manifest(manifest), open_extractor(extractor), trials(counts, scales, levels),
+        core, real, open_extractor(extractor), trials(counts, scales, levels),
         splits=names(splits) or [], n=n, seed=seed, tolerance=tolerance, folder=out,
     )  # fmt: skip
     chosen = found[found["chosen"]].iloc[0]
@@ -58,7 +61,9 @@ def bench(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*["steps", "guidance", "until", "evaluations", "s/image", "Frechet", "over best", "95 % bound", ""])
+    table = Table(
+        "steps", "guidance", "until", "evals", "s/image", "Frechet", "over", "bound", "", box=None, pad_edge=False
+    )
     for row in found.to_dict("records"):
         table.add_row(
             str(row["steps"]), f"{row['guidance']:g}", f"{row['guidance_until']:g}", f"{row['evaluations']:g}",

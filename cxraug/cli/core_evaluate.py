@@ -31,6 +31,8 @@ def evaluate(
     swaps: int = typer.Option(48, "--swaps", min=0, help="Prompts whose attributes are swapped one by one."),
     pairs: int = typer.Option(100, "--pairs", min=0, help="Prompts that are generated twice, for diversity."),
     extractor: str = typer.Option("conv-random", "--extractor", help="As of `cxraug fidelity`."),
+    where: list[str] = typer.Option([], "--where", help="Only rows with column=value[,value...]; may be repeated."),
+    root: Path | None = typer.Option(None, "--root", help="Folder that the manifest's paths start from."),
     steps: int | None = typer.Option(None, "--steps", min=1, help="Sampler steps."),
     guidance: float | None = typer.Option(None, "--guidance", min=0, help="Classifier-free guidance; 1 is none."),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the choice of studies, the prompts' noise and the probes."),
@@ -39,7 +41,7 @@ def evaluate(
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Measure a core on prompts made of real test rows, beside these rows; run it again to go on where it stopped."""
-    from cxraug.cli.selection import names
+    from cxraug.cli.selection import names, parse_where
     from cxraug.cores.measures.evaluation import EvaluationSettings, evaluate_core
     from cxraug.cores.registry import open_core
     from cxraug.pages.core_evaluation import write_core_report
@@ -51,8 +53,9 @@ def evaluate(
         splits=tuple(names(splits) or ()), n=n, seed=seed, sets=tuple(names(sets) or ()), probe_steps=probe_steps,
         side=side, swaps=swaps, pairs=pairs, extractor=extractor, device=device,
     )  # fmt: skip
+    real = read_manifest(manifest, root=root, where=parse_where(where))
     known = None if train is None else read_manifest(train)
-    found = evaluate_core(core, read_manifest(manifest), out, settings, probes=probes, train=known, fresh=fresh)
+    found = evaluate_core(core, real, out, settings, probes=probes, train=known, fresh=fresh)
     page = write_core_report(out)
     if as_json:
         print_json(found)
