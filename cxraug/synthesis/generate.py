@@ -195,20 +195,28 @@ def _claim(
                 f"this folder holds a set of other work: {', '.join(changed)} changed", file=out,
                 expected="the same plan, core and settings, another folder, or --fresh to start over",
             )  # fmt: skip
+        _make_folders(out)
         return
     if any((out / name).exists() for name in OWN if name not in (PLAN, CARD)):
         raise InputError(
             "this folder holds something that is no generated set", file=out, expected="an empty or new folder"
         )
     with disk_full_is_work_error(out):
-        (out / IMAGES).mkdir(parents=True, exist_ok=True)
-        (out / UNITS).mkdir(exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         _with_whole_paths(plan, prompts).to_parquet(buffer, index=False)
         with atomic(out / PLAN) as temporary:
             temporary.write_bytes(buffer.getvalue())
         write_json(out / CARD, core.card.model_dump(mode="json"))
         write_json(path, settings)
+    _make_folders(out)
+
+
+def _make_folders(out: Path) -> None:
+    """After ``set.json``: folders without it are nobody's set, and a kill in between must not leave such."""
+    with disk_full_is_work_error(out):
+        (out / IMAGES).mkdir(exist_ok=True)
+        (out / UNITS).mkdir(exist_ok=True)
 
 
 def _with_whole_paths(plan: pd.DataFrame, prompts: PromptList) -> pd.DataFrame:

@@ -31,6 +31,13 @@ STEPS = {  # in an order in which each finds what it needs; command -> (argument
     "core show": ("core", "name", "tiny-core"),
     "core list": ("", "cores", None),
     "core sample": ("core --n 2 --out sample", "studies", 2),
+    "core bench": (
+        "phantom-nano cohort/manifest.parquet --n 20 --steps 1 --splits train,val,test --out bench", "written", False
+    ),
+    "core evaluate": (
+        "core cohort/manifest.parquet --n 30 --sets attributes --probe-steps 2 --swaps 0 --pairs 0 --out read --side 32",
+        "core", None,
+    ),
     "generate": ("plan/plan.parquet --core core --out set", "finished", True),
     "gate": ("set --real cohort/manifest.parquet --steps 2 --size 32 --model test_resnet", "total", 20),
     "train": ("tiny.yaml --out run", "predictions", None),
@@ -39,7 +46,7 @@ STEPS = {  # in an order in which each finds what it needs; command -> (argument
     "predict": (f"{MODEL} cohort/manifest.parquet --out p.csv", "images", 120),
     "fidelity": ("cohort/manifest.parquet cohort/manifest.parquet --n 30", "n", 30),
     "evaluate": ("p.csv --groups sex --bootstrap 20", "out", None),
-}
+}  # fmt: skip
 
 
 def answer(arguments: list[str]) -> tuple[int, str]:

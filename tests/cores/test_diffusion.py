@@ -208,11 +208,11 @@ def test_gaussian_core_has_nothing_to_configure(gaussian_folder: Path) -> None:
 def test_rare_findings_are_drawn_more_often() -> None:
     y = np.zeros((100, 2), np.float32)
     y[:50, 0], y[:4, 1] = 1, 1
-    chances = training._chances(Conditions.of(("A", "B"), y), 0.5)
+    chances = training.chances(Conditions.of(("A", "B"), y), 0.5)
     assert chances[99] == 1
     assert chances[10] == pytest.approx(0.5**-0.5)
     assert chances[0] == pytest.approx(0.04**-0.5)
-    assert np.all(training._chances(Conditions.of(("A", "B"), y), 0.0) == 1)
+    assert np.all(training.chances(Conditions.of(("A", "B"), y), 0.0) == 1)
 
 
 def test_schedule() -> None:

@@ -134,6 +134,21 @@ def test_changed_work_on_an_old_folder_is_refused_unless_fresh(tmp_path: Path) -
     assert contents(generate_set(other_plan, ToyCore(), tmp_path / "new")) == contents(out)
 
 
+@pytest.mark.parametrize("at", ["write_json", "_make_folders"])
+def test_killed_while_the_folder_is_claimed_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def dies(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(f"cxraug.synthesis.generate.{at}", dies)
+        with pytest.raises(KeyboardInterrupt):
+            generate_set(toy_plan(), ToyCore(), tmp_path / "set")
+    out = generate_set(toy_plan(), ToyCore(), tmp_path / "set")
+    assert contents(out) == contents(generate_set(toy_plan(), ToyCore(), tmp_path / "new"))
+
+
 def test_a_folder_that_is_no_set_is_never_touched(tmp_path: Path) -> None:
     out = tmp_path / "data"
     (out / "images").mkdir(parents=True)
