@@ -35,7 +35,7 @@ STEPS = {  # in an order in which each finds what it needs; command -> (argument
         "phantom-nano cohort/manifest.parquet --n 20 --steps 1 --splits train,val,test --out bench", "written", False
     ),
     "core evaluate": (
-        "core cohort/manifest.parquet --n 30 --sets attributes --probe-steps 2 --swaps 0 --pairs 0 --out read --side 32",
+        "core cohort/manifest.parquet --n 30 --sets attributes --probe-steps 2 --swaps 0 --pairs 0 --out m --side 32",
         "core", None,
     ),
     "generate": ("plan/plan.parquet --core core --out set", "finished", True),
