@@ -101,7 +101,7 @@ class MultipromptSettings(BaseModel):
     text_guidance: float = Field(1.5, ge=0)
     guidance_from: float = Field(0.0, ge=0, lt=1)
     guidance_until: float = Field(1.0, gt=0, le=1)
-    flow_shift: float = Field(2.0, gt=0)
+    flow_shift: float = Field(1.0, gt=0)
     sample_batch: int = Field(16, ge=1)
 
     @model_validator(mode="before")
