@@ -23,6 +23,7 @@ from cxraug.storage import atomic
 from cxraug.studies.cache import build_cache
 from cxraug.studies.images import encode
 from cxraug.studies.manifest import Manifest
+from cxraug.synthesis.sample import contact_sheet
 
 BLOCKS = 10
 COLUMNS = (
@@ -93,7 +94,10 @@ def bench_core(
             studies = core.generate(prompts, seeds)
             seconds = (time.perf_counter() - began) / len(prompts)
             images = [next(iter(s.images.values())) for s in studies]
-            _sheet(images[:64], folder / "sheets" / f"{name}.png")
+            sheet = folder / "sheets" / f"{name}.png"
+            sheet.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(sheet) as temporary:
+                Image.fromarray(contact_sheet(images[:64])).save(temporary, format="PNG")
             found = extractor.features(np.stack([encode(image, extractor.encoding) for image in images]))
             kept.parent.mkdir(parents=True, exist_ok=True)
             with atomic(kept) as temporary, temporary.open("wb") as stream:
@@ -131,12 +135,3 @@ def _over(real: np.ndarray, found: np.ndarray, best: np.ndarray) -> tuple[float,
     deleted = [ratio(np.setdiff1d(np.arange(n), part)) for part in np.array_split(np.arange(n), BLOCKS)]
     error = np.sqrt((BLOCKS - 1) * np.var(deleted))
     return whole, whole + float(student.ppf(0.95, BLOCKS - 1)) * error
-
-
-def _sheet(images: list[np.ndarray], path: Path) -> None:
-    columns = int(np.ceil(np.sqrt(len(images))))
-    images = images + [np.zeros_like(images[0])] * (-len(images) % columns)
-    strips = [np.concatenate(images[i : i + columns], 1) for i in range(0, len(images), columns)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        Image.fromarray(np.concatenate(strips, 0)).save(temporary, format="PNG")

@@ -14,12 +14,11 @@ import numpy as np
 
 from cxraug.errors import InputError
 from cxraug.storage import file_sha256
-from cxraug.studies.images import Encoding, ImageError, encode, read_mask_values, read_pixels
+from cxraug.studies.images import MASK_BITS, Encoding, ImageError, encode, read_mask_values, read_pixels
 
 if TYPE_CHECKING:
     from cxraug.cores.core import Prompt
 
-PARTS = {"lung": 1, "heart": 2, "lesion": 4}  # part of a mask -> its bit in a mask file
 FILES: tuple[Literal["mask", "reference_image"], ...] = ("mask", "reference_image")
 Fit = Literal["crop", "pad", "stretch"]  # see Encoding
 Box = tuple[str, float, float, float, float]  # label, x, y, w, h
@@ -152,10 +151,10 @@ def read_mask(path: str | Path, resolution: int, fit: Fit = "crop") -> dict[str,
     present = set(np.unique(values).tolist())
     if present <= {0, 255}:
         values = values // 255
-    elif max(present) > sum(PARTS.values()):
+    elif max(present) > sum(MASK_BITS.values()):
         expected = "0 and 1, 0 and 255, or bits: 1 lung, 2 heart, 4 lesion"
         raise ImageError("not a mask", file=path, found=f"the value {max(present)}", expected=expected)
-    parts = {part: _to_grid((values & bit) > 0, resolution, fit) for part, bit in PARTS.items()}
+    parts = {part: _to_grid((values & bit) > 0, resolution, fit) for part, bit in MASK_BITS.items()}
     parts = {part: pixels for part, pixels in parts.items() if pixels.any()}
     if not parts:
         where = "the central square of the picture" if fit == "crop" else "the picture"

@@ -19,7 +19,7 @@ from cxraug import __version__
 from cxraug.cores.conditions import Conditions, Vocabulary
 from cxraug.cores.core import Card, GenerativeCore, Prompt, Study
 from cxraug.cores.linear_gaussian import ConditionBatch
-from cxraug.cores.registry import CARD, WEIGHTS
+from cxraug.cores.registry import CARD, WEIGHTS, read_card
 from cxraug.errors import InputError
 from cxraug.storage import atomic, file_sha256, write_json
 from cxraug.studies.images import Encoding
@@ -120,6 +120,16 @@ def save_core(
     )
     write_json(folder / CARD, card.model_dump(mode="json"))
     return card
+
+
+def all_seen(seen: Seen, init: Path | None) -> Seen:
+    """``seen`` and what the core in ``init`` has seen: a fine-tuned core has seen both."""
+    if init is None:
+        return seen
+    earlier = read_card(init).hashes
+    if earlier.key != seen.key:
+        raise InputError("what was seen is hashed under another key than the first core's", file=init)
+    return Seen(seen.key, seen.patients | earlier.patients, seen.images | earlier.images)
 
 
 def load_weights(folder: Path, card: Card) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from PIL import Image, ImageFile
 from cxraug.errors import InputError
 
 MAX_PIXELS = 1 << 26  # 8192 x 8192; the largest detectors have about 20 million
+MASK_BITS = {"lung": 1, "heart": 2, "lesion": 4}  # part of a mask -> its bit in a mask file
 KINDS = "a PNG, JPEG or DICOM image"
 
 # Images are read in threads, where warnings cannot be silenced for a while: filters belong to the process. Sizes are

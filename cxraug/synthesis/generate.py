@@ -14,13 +14,13 @@ import pandas as pd
 import pyarrow.parquet
 
 from cxraug.cores.core import GenerativeCore
-from cxraug.cores.given import FILES, PARTS, given_files, read_mask
+from cxraug.cores.given import FILES, given_files, read_mask
 from cxraug.errors import InputError
 from cxraug.progress import track
 from cxraug.seeds import derive_seed
 from cxraug.storage import atomic, read_json, write_json
 from cxraug.studies.cache import build_cache
-from cxraug.studies.images import Encoding
+from cxraug.studies.images import MASK_BITS, Encoding
 from cxraug.studies.manifest import read_manifest
 from cxraug.synthesis.assembly import MANIFEST, MASKS, PROVENANCE, mask_path, remove_strays, write_set
 from cxraug.synthesis.prompts import PromptList, check_plan
@@ -231,9 +231,9 @@ def _copy_masks(prompts: PromptList, core: GenerativeCore, out: Path) -> None:
         for view, path in given_files(prompt, "mask").items():
             if view in prompt.views:
                 parts = read_mask(path, size, core.card.image_encoding.fit)
-                bits = sum(
-                    (pixels * np.uint8(PARTS[part]) for part, pixels in parts.items()), np.zeros((size, size), np.uint8)
-                )
+                bits = np.zeros((size, size), np.uint8)
+                for part, pixels in parts.items():
+                    bits |= pixels * np.uint8(MASK_BITS[part])
                 write_png(out / mask_path(prompt.prompt_id, view), bits)
 
 

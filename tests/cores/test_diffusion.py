@@ -14,10 +14,11 @@ from cxraug.cores.core import Prompt
 from cxraug.cores.diffusion import training
 from cxraug.cores.diffusion.core import load_denoiser
 from cxraug.cores.diffusion.sampling import guided
-from cxraug.cores.diffusion.training import diffusion_loss, schedule, train_diffusion
+from cxraug.cores.diffusion.training import diffusion_loss, train_diffusion
 from cxraug.cores.linear_gaussian import ConditionBatch
 from cxraug.cores.pixel_core import vocabulary_of
 from cxraug.cores.registry import open_core, read_card
+from cxraug.cores.steps import schedule
 from cxraug.errors import InputError
 from cxraug.storage import file_sha256
 from cxraug.studies.seen import Seen

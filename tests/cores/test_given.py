@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cxraug.cores.core import Card, GenerativeCore, Prompt, Study, prompts_from_plan
-from cxraug.cores.given import PARTS, given_boxes, given_files, read_given, write_files
+from cxraug.cores.given import given_boxes, given_files, read_given, write_files
 from cxraug.errors import InputError
 from cxraug.storage import file_sha256
-from cxraug.studies.phantom.cohort import MASK_BITS
+from cxraug.studies.images import MASK_BITS
 from cxraug.studies.seen import Seen
 
 FINDINGS = ["Effusion", "Mass"]
@@ -96,7 +96,7 @@ def test_a_lesion_of_one_pixel_survives_a_small_grid_and_keeps_its_place(tmp_pat
 
 
 def test_the_phantoms_masks_have_the_same_bits() -> None:
-    assert dict(MASK_BITS) == PARTS
+    assert MASK_BITS == {"lung": 1, "heart": 2, "lesion": 4}
 
 
 def test_objects_name_the_view_of_each_file(tmp_path: Path) -> None:
@@ -223,12 +223,12 @@ def test_a_box_is_accepted_exactly_when_it_lies_in_the_image(x: float, y: float,
 @settings(deadline=None)
 @any_of(st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(json.dumps))
 def test_any_text_is_boxes_or_an_input_error(text: str) -> None:
-    for read_text in (
-        lambda: given_boxes(Prompt("p", boxes=text), resolution=SIZE, findings=FINDINGS),
-        lambda: given_files(Prompt("p", mask=text), "mask"),
-    ):
-        with suppress(InputError):
-            read_text()
+    with suppress(InputError):
+        found = given_boxes(Prompt("p", boxes=text), resolution=SIZE, findings=FINDINGS)
+        rows = [row for part in found.values() for row in part]
+        assert all(label in FINDINGS and x + w <= 1 and y + h <= 1 for label, x, y, w, h in rows)
+    with suppress(InputError):
+        assert all(isinstance(path, str) for path in given_files(Prompt("p", mask=text), "mask").values())
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"PA": 3}', '{"PA": ""}', '{"PA": "a", "PA": "b"}'])
@@ -284,7 +284,9 @@ def test_a_core_that_does_not_know_a_condition_refuses_it_by_name(name: str) -> 
 
 def test_boxes_of_present_or_open_findings_pass() -> None:
     for labels in ({}, {"Mass": 1}, {"Effusion": 0}, {"No Finding": 0}):
-        AnyCore(*ALL).refuse(Prompt("p", labels, boxes=boxes(box())))
+        prompt = Prompt("p", labels, boxes=boxes(box()))
+        AnyCore(*ALL).refuse(prompt)
+        assert [label for label, *_ in given_boxes(prompt, resolution=SIZE, findings=FINDINGS)["PA"]] == ["Mass"]
 
 
 def test_a_report_alone_needs_a_core_that_writes_reports() -> None:

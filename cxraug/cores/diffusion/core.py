@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from cxraug.cores.conditions import Vocabulary
@@ -15,12 +13,14 @@ from cxraug.cores.diffusion.denoiser import Denoiser
 from cxraug.cores.diffusion.sampling import guided, sample
 from cxraug.cores.linear_gaussian import ConditionBatch, GaussianModel
 from cxraug.cores.pixel_core import PixelCore, load_weights, vocabulary_of
+from cxraug.cores.sampled_core import SampledCore
 from cxraug.cores.settings import SAMPLER, DiffusionSettings
-from cxraug.errors import InputError, first_problem
 
 
-class DiffusionCore(PixelCore):
+class DiffusionCore(PixelCore, SampledCore):
     """Samples by a few guided solver steps. ``settings`` are those of training with sampler overrides."""
+
+    sampler_fields = SAMPLER
 
     def __init__(self, card: Card, denoiser: Denoiser, settings: DiffusionSettings, *, device: str = "cpu") -> None:
         super().__init__(card, device=device)
@@ -28,31 +28,6 @@ class DiffusionCore(PixelCore):
         self.batch_size = settings.sample_batch
         self.dtype = str(denoiser.dtype).removeprefix("torch.")  # for provenance: it depends on the machine
         self._use(settings)
-
-    def configure(self, *, steps: int | None = None, guidance: float | None = None, **others: Any) -> None:
-        """Change sampler settings (``sampler_steps`` for short ``steps``, ``guidance``, ``solver``, ...).
-
-        None keeps a setting. An unknown or impossible one is an :class:`InputError`.
-        """
-        wanted = {"sampler_steps": steps, "guidance": guidance, **others}
-        wanted = {key: value for key, value in wanted.items() if value is not None}
-        for key in wanted:
-            if key not in SAMPLER:
-                raise InputError("not a sampler setting", found=key, expected=f"one of {', '.join(sorted(SAMPLER))}")
-        try:
-            self._use(DiffusionSettings(**{**self.settings.model_dump(), **wanted}))
-        except ValidationError as error:
-            raise InputError(f"sampler setting {': '.join(first_problem(error))}") from None
-
-    def _use(self, settings: DiffusionSettings) -> None:
-        self.settings = settings
-        self.sampler = {
-            "scheduler": f"{settings.solver} order 2",
-            "steps": settings.sampler_steps,
-            "guidance": settings.guidance,
-            "guidance_until": settings.guidance_until,
-            "flow_shift": settings.flow_shift,
-        }
 
     def _draw(self, batch: ConditionBatch, streams: list[torch.Generator]) -> Tensor:
         def denoise(noisy: Tensor, t: Tensor, conditions: ConditionBatch) -> Tensor:

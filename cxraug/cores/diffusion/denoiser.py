@@ -12,14 +12,9 @@ from cxraug.cores.conditions import Vocabulary
 from cxraug.cores.diffusion.preconditioner import Preconditioner
 from cxraug.cores.linear_gaussian import ConditionBatch, GaussianModel
 from cxraug.cores.settings import DiffusionSettings
+from cxraug.cores.steps import compute_dtype
 
 TIME_SCALE = 1000.0  # diffusers' sinusoidal embedding expects steps of this order
-
-
-def compute_dtype(precision: str) -> torch.dtype:
-    """What the network computes in: bfloat16 only where the CPU multiplies it (elsewhere it is slow), else float32."""
-    fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if precision == "bfloat16" and fast else torch.float32
 
 
 class Prediction(NamedTuple):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +14,15 @@ from torch import Tensor
 from cxraug.cores.conditions import Conditions, Vocabulary, projection
 from cxraug.cores.core import LATERAL, Card
 from cxraug.cores.diffusion.core import load_denoiser
-from cxraug.cores.diffusion.denoiser import Denoiser, compute_dtype
+from cxraug.cores.diffusion.denoiser import Denoiser
 from cxraug.cores.gaussian import check_training
 from cxraug.cores.linear_gaussian import ConditionBatch, LinearGaussian, fit_gaussian_model
-from cxraug.cores.pixel_core import CARD, LICENCE, save_core, vocabulary_of
+from cxraug.cores.pixel_core import CARD, LICENCE, all_seen, save_core, vocabulary_of
 from cxraug.cores.settings import SAMPLER, DiffusionSettings
+from cxraug.cores.steps import compute_dtype, restore_checkpoint, save_checkpoint, schedule, step_seed, threads_of
 from cxraug.errors import InputError
 from cxraug.progress import track
-from cxraug.storage import atomic, digest, file_sha256, read_json
+from cxraug.storage import digest, file_sha256, read_json
 from cxraug.studies.images import Encoding
 from cxraug.studies.seen import Seen
 
@@ -110,7 +108,8 @@ def _train(
     rate = settings.lr
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
     average = EMAModel(parameters, decay=settings.ema)
-    done = _restore(folder, key, denoiser, optimizer, average)
+    states = {"network": denoiser, "optimizer": optimizer, "average": average}
+    done = restore_checkpoint(folder / CHECKPOINT, key, **states)
     everything = ConditionBatch.of(vocabulary, conditions)
     weights = torch.from_numpy(chances(conditions, settings.rare_power))
     fields = torch.from_numpy(vocabulary.groups())
@@ -128,7 +127,7 @@ def _train(
         optimizer.step()
         average.step(parameters)
         if (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
-            _checkpoint(folder, key, step + 1, denoiser, optimizer, average)
+            save_checkpoint(folder / CHECKPOINT, key, step + 1, **states)
     average.copy_to(parameters)
     return dict(denoiser.state_dict())
 
@@ -148,14 +147,6 @@ def diffusion_loss(
     found = denoiser(noisy, t, batch)
     error = (found.clean - images) / found.deviation
     return (error.square().mean(1, keepdim=True) * (found.deviation / t) ** (2 * settings.velocity_weight)).mean()
-
-
-def schedule(step: int, steps: int, warmup: int) -> float:
-    """Learning rate factor: linear warm-up, then a cosine from 1 to 0.1 at the last step."""
-    warmup = min(warmup, steps // 10)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.55 + 0.45 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
 
 
 def chances(conditions: Conditions, power: float) -> np.ndarray:
@@ -233,41 +224,9 @@ def _extend(
     return vocabulary, denoiser
 
 
-def all_seen(seen: Seen, init: Path | None) -> Seen:
-    """``seen`` and what ``init`` has seen: a fine-tuned core has seen both."""
-    if init is None:
-        return seen
-    earlier = Card.model_validate(read_json(Path(init) / CARD)).hashes
-    if earlier.key != seen.key:
-        raise InputError("what was seen is hashed under another key than the first core's", file=init)
-    return Seen(seen.key, seen.patients | earlier.patients, seen.images | earlier.images)
-
-
 def _conditions(conditions: Conditions, init: Path | None) -> list[str]:
     earlier = read_json(Path(init) / CARD)["conditions"] if init is not None else []
     return list(earlier) + [c for c in conditions.known() if c not in earlier]
-
-
-def _checkpoint(folder: Path, key: str, step: int, denoiser: Denoiser, optimizer: torch.optim.Optimizer,
-                average: EMAModel) -> None:  # fmt: skip
-    state = {"key": key, "step": step, "network": denoiser.state_dict(), "optimizer": optimizer.state_dict(),
-             "average": average.state_dict()}  # fmt: skip
-    with atomic(folder / CHECKPOINT) as temporary:
-        torch.save(state, temporary)
-
-
-def _restore(folder: Path, key: str, denoiser: Denoiser, optimizer: torch.optim.Optimizer, average: EMAModel) -> int:
-    """Load the checkpoint, if there is one, and return the number of finished steps."""
-    if not (folder / CHECKPOINT).is_file():
-        return 0
-    state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
-    if state["key"] != key:
-        raise InputError("the folder holds a checkpoint of another training", file=folder / CHECKPOINT,
-                         expected="the same data and settings, or a new folder")  # fmt: skip
-    denoiser.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.load_state_dict(state["average"])
-    return int(state["step"])
 
 
 def _key(pixels: np.ndarray, conditions: Conditions, settings: DiffusionSettings, init: Path | None, seed: int) -> str:
@@ -286,19 +245,3 @@ def _key(pixels: np.ndarray, conditions: Conditions, settings: DiffusionSettings
         "init": read_json(Path(init) / CARD)["sha256"] if init is not None else None,
         "seed": seed,
     })  # fmt: skip
-
-
-def step_seed(seed: int, step: int) -> int:
-    key = hashlib.sha256(f"{seed}/{step}".encode()).digest()[:8]
-    return int.from_bytes(key, "little") >> 1
-
-
-@contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    """Compute with ``count`` threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -16,10 +16,11 @@ from torch.nn import functional
 
 from cxraug.cores.measures.fitting import Fit, fit
 from cxraug.seeds import derive_seed
+from cxraug.studies.images import MASK_BITS
 
 CELL = 4  # pixels of one cell of the maps
 AGE_CENTRE, AGE_SCALE = 50.0, 25.0  # years
-PARTS = ("lung", "heart", "lesion")
+PARTS = tuple(MASK_BITS)
 BATCH = 48
 
 

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cxraug.cores.given import PARTS as BITS
 from cxraug.cores.measures import table
 from cxraug.cores.measures.paired import paired_mean
 from cxraug.cores.measures.reader import PARTS, Reading
 from cxraug.errors import InputError
-from cxraug.studies.images import read_mask_values, read_pixels
+from cxraug.studies.images import MASK_BITS, read_mask_values, read_pixels
 from cxraug.studies.manifest import Manifest
 
 MARGIN = 1  # cells of the grid by which a box is widened before evidence is looked for in it
@@ -74,7 +73,7 @@ def mask_parts(path: Path, grid: int) -> np.ndarray:
     if there <= {0, 1} or there <= {0, 255}:
         return np.stack([_shares(values > 0, grid), *[np.full((grid, grid), np.nan)] * 2])
     if there <= set(range(8)):
-        return np.stack([_shares((values & bit) > 0, grid) for bit in BITS.values()])
+        return np.stack([_shares((values & bit) > 0, grid) for bit in MASK_BITS.values()])
     raise InputError("not a mask", file=path, found=max(there), expected="values 0 and 1, 0 and 255, or 0 to 7")
 
 

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cxraug.cores.diffusion.training import schedule, step_seed
 from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT
 from cxraug.cores.multiprompt.spectrum import as_float
 from cxraug.cores.multiprompt.studyset import StudySet
+from cxraug.cores.steps import restore_checkpoint, save_checkpoint, schedule, step_seed
 from cxraug.progress import track
-from cxraug.storage import atomic
 
 SIDE = 64  # what the image encoders see
 BATCH, RATE = 64, 1e-3
@@ -88,8 +87,13 @@ def modalities(studies: StudySet) -> tuple[int, ...]:
     return (*slots, *([REPORT] if studies.latents is not None else []))
 
 
-def train_alignment(studies: StudySet, folder: Path, *, width: int, steps: int, seed: int = 0) -> Alignment | None:
-    """Train the encoders on studies that have at least two modalities, resumable; None where no study has two."""
+def train_alignment(
+    studies: StudySet, folder: Path, *, width: int, steps: int, key: str, seed: int = 0
+) -> Alignment | None:
+    """Train the encoders on studies that have at least two modalities, resumable; None where no study has two.
+
+    ``key`` names the training: a checkpoint of another one is refused.
+    """
     slots = modalities(studies)
     have = {s: studies.views[:, s] >= 0 for s in slots if s != REPORT}
     if REPORT in slots:
@@ -106,12 +110,7 @@ def train_alignment(studies: StudySet, folder: Path, *, width: int, steps: int, 
         model = Alignment(studies.maps.shape[1], width, tuple(s for s in used if s != REPORT), shape)
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
         path = Path(folder) / "alignment.pt"
-        done = 0
-        if path.is_file():
-            state = torch.load(path, weights_only=True)
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            done = int(state["step"])
+        done = restore_checkpoint(path, key, model=model, optimizer=optimizer)
         for step in track(range(done, steps), "alignment", total=steps, done=done):
             torch.manual_seed(step_seed(seed, step))
             names, rows = groups[step % len(groups)]
@@ -124,9 +123,7 @@ def train_alignment(studies: StudySet, folder: Path, *, width: int, steps: int, 
                 group["lr"] = RATE * schedule(step, steps, 50)
             optimizer.step()
             if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
-                with atomic(path) as temporary:
-                    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},
-                               temporary)  # fmt: skip
+                save_checkpoint(path, key, step + 1, model=model, optimizer=optimizer)
     return model.eval()
 
 

@@ -17,10 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cxraug.cores.diffusion.denoiser import compute_dtype
-from cxraug.cores.diffusion.training import schedule, step_seed, threads_of
 from cxraug.cores.multiprompt.settings_autoencoder import AutoencoderSettings
 from cxraug.cores.multiprompt.spectrum import as_float
+from cxraug.cores.steps import compute_dtype, restore_checkpoint, save_checkpoint, schedule, step_seed, threads_of
 from cxraug.errors import InputError
 from cxraug.progress import track
 from cxraug.storage import atomic, digest, read_json, write_json
@@ -165,7 +164,7 @@ def _train(model: ViewAutoencoder, maps: np.ndarray, folder: Path, key: str, see
     """Run the steps that are left; return the last losses' mean."""
     settings = model.settings
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    done = _restore(folder / CHECKPOINT, key, model, optimizer)
+    done = restore_checkpoint(folder / CHECKPOINT, key, network=model, optimizer=optimizer)
     dtype = compute_dtype(settings.precision)
     recent: list[float] = []
     for step in track(range(done, settings.steps), "autoencoder", total=settings.steps, done=done):
@@ -187,22 +186,8 @@ def _train(model: ViewAutoencoder, maps: np.ndarray, folder: Path, key: str, see
         optimizer.step()
         recent = [*recent[1 - LOG_EVERY :], float(loss.detach())]
         if (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
-            with atomic(folder / CHECKPOINT) as temporary:
-                torch.save({"key": key, "step": step + 1, "network": model.state_dict(),
-                            "optimizer": optimizer.state_dict()}, temporary)  # fmt: skip
+            save_checkpoint(folder / CHECKPOINT, key, step + 1, network=model, optimizer=optimizer)
     return float(np.mean(recent)) if recent else float("nan")
-
-
-def _restore(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    if not path.is_file():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["key"] != key:
-        raise InputError("the folder holds a checkpoint of another autoencoder", file=path,
-                         expected="the same data and settings, or a new folder")  # fmt: skip
-    model.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
 
 
 def _batches(rows: np.ndarray) -> list[np.ndarray]:

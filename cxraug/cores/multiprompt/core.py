@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from cxraug.cores.conditions import Conditions, Vocabulary
-from cxraug.cores.core import LATERAL, Card, GenerativeCore, Prompt, Study
-from cxraug.cores.given import Given, given_boxes, given_files, read_given
+from cxraug.cores.core import LATERAL, Card, Prompt, Study
+from cxraug.cores.given import Given, given_files, read_given
 from cxraug.cores.linear_gaussian import LinearGaussian
 from cxraug.cores.multiprompt.alignment import Alignment
 from cxraug.cores.multiprompt.autoencoder import ViewAutoencoder
@@ -24,11 +22,12 @@ from cxraug.cores.multiprompt.report_codec import ReportCodec
 from cxraug.cores.multiprompt.sampling import guided, sample
 from cxraug.cores.multiprompt.settings import SAMPLER, MultipromptSettings
 from cxraug.cores.multiprompt.settings_autoencoder import AutoencoderSettings
-from cxraug.cores.multiprompt.spatial import PARTS, Layout
+from cxraug.cores.multiprompt.spatial import Layout
 from cxraug.cores.multiprompt.spectrum import SpectralGaussian, as_float
 from cxraug.cores.multiprompt.studyset import general_entries, mask_planes
 from cxraug.cores.pixel_core import load_weights, stream, to_uint8, vocabulary_of
-from cxraug.errors import InputError, first_problem
+from cxraug.cores.sampled_core import SampledCore
+from cxraug.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,10 @@ class Role:
     text: bool
 
 
-class MultipromptCore(GenerativeCore):
+class MultipromptCore(SampledCore):
     """Samples frontal view, lateral view and report from one denoiser. ``settings`` may override the card's sampler."""
+
+    sampler_fields = SAMPLER
 
     def __init__(
         self,
@@ -65,29 +66,6 @@ class MultipromptCore(GenerativeCore):
         self.batch_size = settings.sample_batch
         self.dtype = str(denoiser.dtype).removeprefix("torch.")
         self._use(settings)
-
-    def configure(self, *, steps: int | None = None, guidance: float | None = None, **others: Any) -> None:
-        """Change sampler settings (``sampler_steps`` for short ``steps``, ``guidance``, ``text_guidance``, ...).
-
-        None keeps a setting. An unknown or impossible one is an :class:`InputError`.
-        """
-        wanted = {"sampler_steps": steps, "guidance": guidance, **others}
-        wanted = {key: value for key, value in wanted.items() if value is not None}
-        for key in wanted:
-            if key not in SAMPLER:
-                raise InputError("not a sampler setting", found=key, expected=f"one of {', '.join(sorted(SAMPLER))}")
-        try:
-            self._use(MultipromptSettings(**{**self.settings.model_dump(), **wanted}))
-        except ValidationError as error:
-            raise InputError(f"sampler setting {': '.join(first_problem(error))}") from None
-
-    def _use(self, settings: MultipromptSettings) -> None:
-        self.settings = settings
-        self.sampler = {
-            "scheduler": f"{settings.solver} order 2",
-            "steps": settings.sampler_steps,
-            **{name: getattr(settings, name) for name in sorted(SAMPLER - {"solver", "sampler_steps"})},
-        }
 
     def refuse(self, prompt: Prompt) -> None:
         """As the contract, and views that this denoiser cannot draw together: one of each projection at most."""
@@ -269,6 +247,3 @@ def load_multiprompt(folder: Path, card: Card, *, device: str = "cpu") -> Multip
     return MultipromptCore(
         card, denoiser, settings, codec=codec, alignment=alignment, autoencoder=autoencoder, device=device
     )
-
-
-__all__ = ["PARTS", "MultipromptCore", "empty_denoiser", "given_boxes", "load_multiprompt"]

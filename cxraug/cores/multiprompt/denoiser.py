@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from cxraug.cores.conditions import Vocabulary
-from cxraug.cores.diffusion.denoiser import compute_dtype
 from cxraug.cores.linear_gaussian import LinearGaussian
 from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT, MultipromptNetwork, Sizes
 from cxraug.cores.multiprompt.settings import MultipromptSettings
 from cxraug.cores.multiprompt.spatial import CHANNELS, Layout, SpatialEmbedding
 from cxraug.cores.multiprompt.spectrum import SpectralGaussian
+from cxraug.cores.steps import compute_dtype
 
 VIEW_SLOTS = (FRONTAL, LATERAL_SLOT)
 JITTER = 4  # entries of the condition vector behind the vocabulary: shift x, shift y, log scale, turn

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from cxraug.cores.conditions import Vocabulary
-from cxraug.cores.diffusion.denoiser import compute_dtype
 from cxraug.cores.linear_gaussian import LinearGaussian
 from cxraug.cores.multiprompt.core import empty_denoiser
 from cxraug.cores.multiprompt.denoiser import JITTER, MultipromptDenoiser
@@ -17,6 +16,7 @@ from cxraug.cores.multiprompt.network import PromptEmbedding
 from cxraug.cores.multiprompt.settings import MultipromptSettings
 from cxraug.cores.pixel_core import load_weights, vocabulary_of
 from cxraug.cores.registry import read_card
+from cxraug.cores.steps import compute_dtype
 from cxraug.errors import InputError
 
 FIXED = ("channels", "layers", "depth", "grid", "band", "components", "shared_width", "autoencoder")

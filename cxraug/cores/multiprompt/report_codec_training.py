@@ -12,11 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cxraug.cores.diffusion.denoiser import compute_dtype
-from cxraug.cores.diffusion.training import schedule
 from cxraug.cores.multiprompt.report_codec import ReportCodec
 from cxraug.cores.multiprompt.settings_codec import ReportCodecSettings
 from cxraug.cores.multiprompt.tokenizer import ReportTokenizer, normal, sentences
+from cxraug.cores.steps import compute_dtype, restore_checkpoint, save_checkpoint, schedule
 from cxraug.errors import InputError
 from cxraug.evaluation.report_labels import FINDINGS, report_labels
 from cxraug.progress import track
@@ -131,7 +130,7 @@ def _train(codec: ReportCodec, reports: Sequence[str], folder: Path, key: str, s
     whole = codec.tokenizer.encode(reports, settings.max_tokens)
     parameters = list(codec.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
-    done = _restore(folder, key, codec, optimizer)
+    done = restore_checkpoint(folder / CHECKPOINT, key, codec=codec, optimizer=optimizer)
     dtype = compute_dtype(settings.precision)
     for step in track(range(done, settings.steps), "report codec", total=settings.steps, done=done):
         random = torch.Generator().manual_seed(derive_seed(seed, "report codec", step))
@@ -146,9 +145,7 @@ def _train(codec: ReportCodec, reports: Sequence[str], folder: Path, key: str, s
             group["lr"] = settings.lr * schedule(step, settings.steps, settings.warmup)
         optimizer.step()
         if (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
-            with atomic(folder / CHECKPOINT) as temporary:
-                torch.save({"key": key, "step": step + 1, "codec": codec.state_dict(),
-                            "optimizer": optimizer.state_dict()}, temporary)  # fmt: skip
+            save_checkpoint(folder / CHECKPOINT, key, step + 1, codec=codec, optimizer=optimizer)
     some = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:STATISTICS].tolist()
     codec.standardise([whole[i] for i in some])
 
@@ -170,19 +167,6 @@ def _recombined(
             sentence = other[int(torch.randint(len(other), (), generator=random))]
         mixed += sentence
     return mixed[: settings.max_tokens]
-
-
-def _restore(folder: Path, key: str, codec: ReportCodec, optimizer: torch.optim.Optimizer) -> int:
-    """Load the checkpoint, if there is one, and return the number of finished steps."""
-    if not (folder / CHECKPOINT).is_file():
-        return 0
-    state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
-    if state["key"] != key:
-        raise InputError("the folder holds a checkpoint of another training", file=folder / CHECKPOINT,
-                         expected="the same reports and settings, or a new folder")  # fmt: skip
-    codec.load_state_dict(state["codec"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
 
 
 def _key(reports: Sequence[str], settings: ReportCodecSettings, seed: int) -> str:

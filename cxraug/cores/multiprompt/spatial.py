@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-PARTS = ("lung", "heart", "lesion")  # of masks, in the order of their bits
+from cxraug.studies.images import MASK_BITS
+
+PARTS = tuple(MASK_BITS)
 BOX_CHANNELS = 16
 CHANNELS = BOX_CHANNELS + 1 + 2 * len(PARTS)
 

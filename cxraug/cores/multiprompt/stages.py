@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cxraug.cores.conditions import Vocabulary
 from cxraug.cores.core import LATERAL
-from cxraug.cores.diffusion.training import all_seen, threads_of
 from cxraug.cores.multiprompt.adapters import add_adapters, need_peft
 from cxraug.cores.multiprompt.alignment import Alignment, embed_studies, train_alignment
 from cxraug.cores.multiprompt.autoencoder import ViewAutoencoder, cached_latents, train_autoencoder
@@ -27,8 +26,9 @@ from cxraug.cores.multiprompt.settings_autoencoder import AutoencoderSettings
 from cxraug.cores.multiprompt.settings_codec import ReportCodecSettings
 from cxraug.cores.multiprompt.studyset import StudySet
 from cxraug.cores.multiprompt.training import start, train_denoiser, training_key
-from cxraug.cores.pixel_core import CARD, LICENCE, save_core, vocabulary_of
+from cxraug.cores.pixel_core import CARD, LICENCE, all_seen, save_core, vocabulary_of
 from cxraug.cores.registry import read_card
+from cxraug.cores.steps import threads_of
 from cxraug.errors import InputError
 from cxraug.storage import file_sha256, read_json
 from cxraug.studies.images import Encoding
@@ -104,7 +104,7 @@ def train_multiprompt(
         studies = replace(studies, latents=_latents(codec, studies))
         alignment = first.alignment if first is not None else train_alignment(
             studies, folder, width=settings.shared_width if settings.reference_share else 0, seed=seed,
-            steps=settings.alignment_steps,
+            steps=settings.alignment_steps, key=key,
         )  # fmt: skip
         if until == "alignment":
             return folder

@@ -23,13 +23,14 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from cxraug.cores.conditions import Vocabulary
-from cxraug.cores.diffusion.training import chances, schedule, step_seed
+from cxraug.cores.diffusion.training import chances
 from cxraug.cores.linear_gaussian import LinearGaussian, fit_part
 from cxraug.cores.multiprompt.denoiser import Asked, MultipromptDenoiser
 from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT
 from cxraug.cores.multiprompt.settings import SAMPLER, MultipromptSettings
 from cxraug.cores.multiprompt.spectrum import as_float, fit_spectral
 from cxraug.cores.multiprompt.studyset import StudySet
+from cxraug.cores.steps import restore_checkpoint, save_checkpoint, schedule, step_seed
 from cxraug.errors import InputError
 from cxraug.progress import track
 from cxraug.storage import atomic, digest
@@ -93,7 +94,8 @@ def train_denoiser(
     rate = settings.lr if rate is None else rate
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
     average = EMAModel(parameters, decay=settings.ema)
-    done = _restore(folder, key, denoiser, optimizer, average)
+    states: dict[str, Any] = {"network": denoiser, "optimizer": optimizer, "average": average}
+    done = restore_checkpoint(folder / CHECKPOINT, key, **states)
     model, optimizer = accelerator.prepare(denoiser.to(device), optimizer)
     average.to(device)
     draw = StepDraw(studies, settings)
@@ -127,7 +129,7 @@ def train_denoiser(
                 _log(folder, log, step + 1, time.monotonic() - began)
                 log = []
             if (step + 1) % settings.checkpoint_every == 0 and not last:
-                _checkpoint(folder, key, step + 1, accelerator.unwrap_model(model), optimizer, average)
+                save_checkpoint(folder / CHECKPOINT, key, step + 1, **states)
                 if settings.sheet_every and (step + 1) % settings.sheet_every == 0:
                     average.store(parameters)
                     average.copy_to(parameters)
@@ -383,25 +385,3 @@ def _log(folder: Path, log: list[dict[str, Any]], step: int, seconds: float) -> 
         writer = csv.DictWriter(out, list(row))
         writer.writeheader()
         writer.writerows([*rows, row])
-
-
-def _checkpoint(folder: Path, key: str, step: int, denoiser: nn.Module, optimizer: Any, average: EMAModel) -> None:
-    state = {"key": key, "step": step, "network": denoiser.state_dict(), "optimizer": optimizer.state_dict(),
-             "average": average.state_dict()}  # fmt: skip
-    with atomic(folder / CHECKPOINT) as temporary:
-        torch.save(state, temporary)
-
-
-def _restore(folder: Path, key: str, denoiser: nn.Module, optimizer: Any, average: EMAModel) -> int:
-    """Load the checkpoint, if there is one, and return the number of finished steps."""
-    path = folder / CHECKPOINT
-    if not path.is_file():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["key"] != key:
-        raise InputError("the folder holds a checkpoint of another training", file=path,
-                         expected="the same data and settings, or a new folder")  # fmt: skip
-    denoiser.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.load_state_dict(state["average"])
-    return int(state["step"])

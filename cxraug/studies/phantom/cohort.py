@@ -22,6 +22,7 @@ from scipy.special import expit, ndtri
 from cxraug.errors import InputError
 from cxraug.progress import track
 from cxraug.storage import atomic, read_json, write_json
+from cxraug.studies.images import MASK_BITS
 from cxraug.studies.phantom.findings import FINDINGS, finding_side
 from cxraug.studies.phantom.projection import Rendered, render
 from cxraug.studies.phantom.report import write_report
@@ -39,7 +40,6 @@ DEFAULT_PREVALENCE = {
 PERSISTENCE = 0.5  # correlation of a finding's latent variable between two studies of one patient
 MAX_SEVERITY = 1.5
 UNIT = 32  # studies per resumable unit of work
-MASK_BITS = {"lung": 1, "heart": 2, "lesion": 4}
 VERSION = 1  # of the model; part of the settings digest, so that an old folder is not mixed with new pictures
 _CONDITION = re.compile(r"^(sex)=(M|F)$|^(age)(>=|<=|<|>)(\d+(?:\.\d+)?)$")
 
