@@ -85,6 +85,14 @@ class PromptEmbedding(nn.Module):
         return torch.cat([tokens, extra[:, None]], 1)
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(d)) v of (B, heads, N, d); on the CPU as plain products, whose gradient is 3 times faster."""
+    if q.device.type != "cpu":
+        return functional.scaled_dot_product_attention(q, k, v)
+    with torch.autocast("cpu", enabled=False):
+        return torch.softmax((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2), -1) @ v
+
+
 class Block(nn.Module):
     """Self-attention and a feed-forward layer, each scaled, shifted and gated by its token's own modulation vector."""
 
@@ -107,7 +115,7 @@ class Block(nn.Module):
         b, n, w = tokens.shape
         mixed = self.qkv(self.norm1(tokens) * (1 + scale1) + shift1).view(b, n, 3, self.heads, w // self.heads)
         q, k, v = mixed.permute(2, 0, 3, 1, 4).unbind(0)
-        seen = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, w)
+        seen = attention(q, k, v).transpose(1, 2).reshape(b, n, w)
         tokens = tokens + gate1 * self.out(seen)
         hidden = functional.gelu(self.up(self.norm2(tokens) * (1 + scale2) + shift2), approximate="tanh")
         return tokens + gate2 * self.down(hidden)
