@@ -31,7 +31,7 @@ from cxraug.fidelity.extractors import Extractor, open_extractor
 from cxraug.fidelity.frechet import frechet_distance
 from cxraug.progress import track
 from cxraug.seeds import derive_seed
-from cxraug.storage import atomic, write_json
+from cxraug.storage import atomic, digest, write_json
 from cxraug.studies.cache import build_cache
 from cxraug.studies.images import Encoding, encode
 from cxraug.studies.manifest import Manifest, read_manifest
@@ -152,7 +152,7 @@ def drawn_plan(core: GenerativeCore, plan: pd.DataFrame, file: Path) -> np.ndarr
     prompts = prompts_from_plan(plan, core.card.findings)
     seeds = plan["seed"].tolist()
     parts = []
-    key = f"{core.card.sha256[:12]}-{core.sampler.get('steps', 0)}-{core.sampler.get('guidance', 0)}"
+    key = f"{core.card.sha256[:12]}-{digest(core.sampler)[:12]}"
     for start in track(range(0, len(prompts), CHUNK), file.stem):
         part = file.with_name(f"{file.stem}-{key}") / f"{start:06d}.npz"
         if not part.is_file():

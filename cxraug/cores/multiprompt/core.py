@@ -146,7 +146,7 @@ class MultipromptCore(SampledCore):
         told = torch.full((n, 1), float(role.report == "given"), device=self.device)
         model = guided(self.denoiser, asked, given, self.settings, attributes=role.attributes, text=role.text,
                        report_given=told)  # fmt: skip
-        found = sample(model, self.settings, shapes, streams, self.device)
+        found = sample(model, self.settings, shapes, streams, self.device, self.denoiser.grain)
         views = {s: found[s] if self.autoencoder is None else self.autoencoder.decode(found[s]) for s in role.wanted}
         pixels = {s: to_uint8(view[:, 0]) for s, view in views.items()}
         written: list[str | None] = [None] * n

@@ -10,6 +10,7 @@ Stage = Literal["autoencoder", "report", "alignment", "denoiser"]
 STAGES: tuple[Stage, ...] = ("autoencoder", "report", "alignment", "denoiser")
 SAMPLER = {
     "sampler_steps", "guidance", "text_guidance", "guidance_from", "guidance_until", "flow_shift", "solver",
+    "last_step",
 }  # fmt: skip
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -52,7 +53,9 @@ class MultipromptSettings(BaseModel):
     Sampler
         ``sampler_steps`` of ``solver``; classifier-free ``guidance`` for attributes, boxes and masks and
         ``text_guidance`` for reports and references (1 is none), at noise levels from ``guidance_from`` to
-        ``guidance_until``; ``flow_shift`` above 1 spends more steps at high noise.
+        ``guidance_until``; ``flow_shift`` above 1 spends more steps at high noise. The ``last_step``
+        ends in the ``mean`` of what its estimate leaves open, which is smoother than images are, or in a ``draw`` of
+        it from the Gaussian model, which is right for noise that is alike everywhere and wrong for edges.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,6 +105,7 @@ class MultipromptSettings(BaseModel):
     guidance_from: float = Field(0.0, ge=0, lt=1)
     guidance_until: float = Field(1.0, gt=0, le=1)
     flow_shift: float = Field(1.0, gt=0)
+    last_step: Literal["mean", "draw"] = "mean"
     sample_batch: int = Field(16, ge=1)
 
     @model_validator(mode="before")

@@ -342,7 +342,7 @@ def write_sheet(
     asked = replace(asked, report_known=torch.zeros(len(rows), 1))
     device = next(denoiser.parameters()).device
     model = guided(denoiser, asked.to(device), {}, settings, attributes=True)
-    found = sample(model, settings, shapes, streams, str(device))
+    found = sample(model, settings, shapes, streams, str(device), denoiser.grain)
     strips = []
     for s in sorted(found):
         views = found[s] if decode is None else decode(found[s].cpu())

@@ -63,6 +63,27 @@ def test_spectral_wiener_is_the_posterior_of_a_dense_gaussian() -> None:
     assert variance[0, 0].item() == pytest.approx(left.item(), rel=1e-3)
 
 
+def test_posterior_draws_give_back_what_the_estimate_averages_away() -> None:
+    """Cov(x) = Cov(estimate) + Cov(draws), and the draws have the variance that the filter states."""
+    random = torch.Generator().manual_seed(3)
+    side, n, t = 8, 6000, 0.4
+    decay = 1 / (1 + torch.arange(side)[:, None] + torch.arange(side)[None])
+    spectrum = torch.randn(n, 1, side, side, generator=random) * decay
+    spectrum[:, 0, 1, 0] += 0.8 * spectrum[:, 0, 0, 1]
+    c = cosine_matrix(side)
+    maps = c.T @ spectrum @ c
+    nothing = torch.zeros(n, 1)
+    model = fit_spectral(maps, nothing, nothing, band=4, components=10)
+    noisy = (1 - t) * maps + t * torch.randn(maps.shape, generator=random)
+    estimate, variance = model.wiener(noisy, torch.full((n, 1), t), nothing, nothing)
+    draws = model.posterior_noise(t, torch.randn(n, 10, generator=random), torch.randn(maps.shape, generator=random))
+    assert draws.square().mean().item() == pytest.approx(variance.mean().item(), rel=0.02)
+    truth, mean, drawn, both = (torch.cov(x.flatten(1).T) for x in (maps, estimate, draws, estimate + draws))
+    assert torch.allclose(mean + drawn, truth, atol=0.05 * truth.diagonal().max().item())
+    assert torch.allclose(both, truth, atol=0.05 * truth.diagonal().max().item())
+    assert (mean.diagonal() < 0.8 * truth.diagonal()).any(), "without the draws, power is missing"
+
+
 def test_boxes_cover_cells_by_their_share() -> None:
     layout = Layout.nothing(2, 4)
     layout.boxes[0, 0] = torch.tensor([1.0, 0.25, 0.5, 0.375, 0.25])  # cells 1 and half of 2, row 2
