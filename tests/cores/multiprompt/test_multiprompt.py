@@ -17,7 +17,7 @@ from cxraug.cores.multiprompt.core import MultipromptCore
 from cxraug.cores.multiprompt.denoiser import Asked
 from cxraug.cores.multiprompt.growth import grow
 from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT
-from cxraug.cores.multiprompt.sampling import guided, sample
+from cxraug.cores.multiprompt.sampling import guided, noise_levels, sample
 from cxraug.cores.multiprompt.settings import MultipromptSettings
 from cxraug.cores.multiprompt.spatial import Layout, SpatialEmbedding
 from cxraug.cores.multiprompt.spectrum import cosine_matrix, fit_spectral
@@ -153,18 +153,34 @@ def test_guidance_is_the_written_combination() -> None:
         assert not torch.allclose(late(noisy, 0.4)[0], full, atol=1e-3)
 
 
-def test_the_solver_reaches_a_known_distribution() -> None:
-    """With the exact denoiser of a Gaussian in place of the network, samples have its mean and variance."""
+@pytest.mark.parametrize(("deviation", "short"), [(0.03, 0.25), (0.3, 0.1), (3.0, 0.1), (20.0, 0.17)])
+def test_the_solver_reaches_a_known_distribution(deviation: float, short: float) -> None:
+    """With the exact denoiser of a Gaussian in place of the network, samples have its mean and variance.
+
+    Deviations are those that directions of images have: texture, pixels, exposure, size of the body. Even steps reach
+    0.31 and 0.50 of the smallest and the largest.
+    """
 
     def exact(noisy, t):
-        variance, mean = 0.3**2, 0.2
+        variance, mean = deviation**2, 0.2
         gain = (1 - t) * variance / ((1 - t) ** 2 * variance + t**2)
         return {s: mean + gain * (x - (1 - t) * mean) for s, x in noisy.items()}
 
     streams = {0: [torch.Generator().manual_seed(i) for i in range(4000)]}
-    drawn = sample(exact, toy_settings(sampler_steps=20), {0: (1, 1, 2)}, streams)[0]
-    assert drawn.mean().item() == pytest.approx(0.2, abs=0.01)
-    assert drawn.std().item() == pytest.approx(0.3, rel=0.05)
+    drawn = sample(exact, toy_settings(sampler_steps=12), {0: (1, 1, 2)}, streams)[0]
+    assert drawn.mean().item() == pytest.approx(0.2, abs=0.04 * deviation)
+    assert drawn.std().item() == pytest.approx(deviation, rel=short)
+
+
+def test_noise_levels_fall_and_are_dense_at_both_ends() -> None:
+    levels = noise_levels(12)
+    assert levels[0].item() == pytest.approx(0.999)
+    assert (levels.diff() < 0).all()
+    assert torch.allclose(levels[1:] + levels[1:].flip(0), torch.ones(11))
+    gaps = -levels.diff()
+    assert gaps[0] < gaps[4] / 3
+    assert levels[-1] < 0.02
+    assert (noise_levels(12, 3.0) >= levels).all()
 
 
 def test_a_step_hides_gives_and_wants_as_the_settings_say() -> None:
