@@ -71,7 +71,7 @@ def refusal(folder: Path, changes: dict[str, dict[str, Any]], capsys: pytest.Cap
         ({"gate": {"model": "qqqq"}}, ["gate settings", "'qqqq'", "any timm model name"]),
         ({"train": {"weights": "none.pt"}}, ["train settings", "none.pt", "no such weights file"]),
         ({"core": {"name": "phantom-nono"}}, ["no such core", "'phantom-nono'", "phantom-nano"]),
-        ({"plan": {"views": ["Lateral"]}}, ["plan.views", "phantom-nano", "'Lateral'", "expected one of PA"]),
+        ({"plan": {"views": ["AP"]}}, ["plan.views", "phantom-nano", "'AP'", "expected one of Lateral, PA"]),
         ({"plan": {"findings": ["Scurvy"]}}, ["plan.findings", "'Scurvy'", "expected one of Effusion, No Finding"]),
         ({"evaluate": {"groups": ["ward"]}}, ["evaluate.groups", "'ward'"]),
         ({"data": {"limit": [{"finding": "Effusion", "patients": 9}]}}, ["asked for 9", "2 are available"]),

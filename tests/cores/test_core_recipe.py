@@ -12,12 +12,14 @@ import typer
 from typer.testing import CliRunner
 
 from cxraug.cli import core as command
-from cxraug.cores.recipe import DiffusionKind, read_core_recipe
+from cxraug.cores.multiprompt.settings import SAMPLER
+from cxraug.cores.recipe import MultipromptKind, read_core_recipe
 from cxraug.cores.registry import read_card
 from cxraug.errors import InputError
 from cxraug.studies.phantom.cohort import make_cohort
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+FREE = {*SAMPLER, "sample_batch", "checkpoint_every", "sheet_every"}  # no part of the weights
 app = typer.Typer()
 command.register(app)
 
@@ -47,13 +49,12 @@ def test_shipped_recipe_is_the_shipped_core() -> None:
     recipe = read_core_recipe(RECIPES / "phantom-nano.yaml")
     assert recipe.data.phantom is not None
     assert recipe.data.phantom.seed == 90001
-    assert isinstance(recipe.core, DiffusionKind)
+    assert isinstance(recipe.core, MultipromptKind)
     card = read_card("phantom-nano")
     made_with = card.training_data["phantom"]
     assert made_with == recipe.data.phantom.model_dump(mode="json")
-    assert {k: card.settings["diffusion"][k] for k in ("steps", "channels", "components")} == {
-        "steps": recipe.core.steps, "channels": list(recipe.core.channels), "components": recipe.core.components,
-    }  # fmt: skip
+    asked = recipe.core.model_dump(mode="json")
+    assert {k: v for k, v in card.settings["multiprompt"].items() if asked.get(k) != v and k not in FREE} == {}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ SAMPLER = {
 }  # fmt: skip
 
 SIZES: dict[str, dict[str, Any]] = {
-    "nano": {"channels": (64, 128, 192), "layers": 1, "depth": 4, "grid": 32, "band": 48, "components": 384},
+    "nano": {"channels": (32, 64, 128, 192), "layers": 2, "depth": 4, "grid": 32, "band": 48, "components": 256},
     "small": {
         "channels": (128, 256, 512), "layers": 2, "depth": 12, "grid": 32, "band": 32, "components": 1024,
         "autoencoder": True, "batch_size": 64, "precision": "bfloat16", "lr": 3e-4,
@@ -61,11 +61,11 @@ class MultipromptSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     size: Literal["nano", "small", "base"] = "nano"
     channels: tuple[int, ...] = SIZES["nano"]["channels"]
-    layers: int = Field(1, ge=1)
+    layers: int = Field(2, ge=1)
     depth: int = Field(4, ge=1)
     grid: int = Field(32, ge=4)
     band: int = Field(48, ge=1)
-    components: int = Field(384, ge=1)
+    components: int = Field(256, ge=1)
     autoencoder: bool = False
     steps: int = Field(4000, ge=1)
     batch_size: int = Field(32, ge=1)
