@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from cxraug.errors import InputError
 from cxraug.progress import track
@@ -24,6 +25,7 @@ from cxraug.studies.manifest import ROOT, Manifest
 CHUNK = 512  # images that are lost at most when a build is interrupted
 THREADS = 2
 REJECTED = "rejected.csv"
+LOCK = ".lock"
 MISSING = "missing"  # identity of a file that is not there
 
 _VERSION = 1  # raised whenever the bytes of a cache change for the same key
@@ -61,7 +63,7 @@ def build_cache(
 ) -> tuple[Manifest, PixelCache]:
     """Decode every image of ``manifest`` once into ``folder``, or open what is there already.
 
-    Work is saved every 512 images and goes on where it stopped. The cache belongs to one list of files (with sizes and
+    Work is saved every 512 images and goes on where it stopped; of several processes one works and the others wait. The cache belongs to one list of files (with sizes and
     times of change) and one encoding; asked for another it is built anew.
 
     Parameters
@@ -86,7 +88,10 @@ def build_cache(
     files = _resolve(manifest)
     key = _key(manifest, files, encoding)
     if not _is_built(folder, key):
-        _build(manifest, folder, encoding, files, key, stop=on_bad_image == "error")
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK):  # arms train in processes that open the same set at once
+            if not _is_built(folder, key):
+                _build(manifest, folder, encoding, files, key, stop=on_bad_image == "error")
     rejected = pd.read_csv(folder / "bad.csv", dtype={"row": int, "image": str, "reason": str})
     if len(rejected) and on_bad_image == "error":
         raise ImageError(rejected["reason"].iloc[0])

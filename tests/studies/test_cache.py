@@ -1,5 +1,6 @@
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -62,6 +63,16 @@ def test_nothing_is_decoded_twice(folder, tmp_path, counted):
     build_cache(m, tmp_path / "c", SMALL)
     assert len(counted) == N
     build_cache(m, tmp_path / "c", SMALL)
+    assert len(counted) == N
+
+
+def test_one_of_several_builds_and_the_others_wait(folder, tmp_path, counted, monkeypatch):
+    """As training processes do that open the same generated set at once."""
+    monkeypatch.setattr(cache_module, "CHUNK", 2)
+    m = read_manifest(folder / "m.csv")
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: build_cache(m, tmp_path / "c", SMALL)[1].sha.tolist(), range(6)))
+    assert found == [found[0]] * 6
     assert len(counted) == N
 
 
