@@ -63,8 +63,9 @@ def build_cache(
 ) -> tuple[Manifest, PixelCache]:
     """Decode every image of ``manifest`` once into ``folder``, or open what is there already.
 
-    Work is saved every 512 images and goes on where it stopped; of several processes one works and the others wait. The cache belongs to one list of files (with sizes and
-    times of change) and one encoding; asked for another it is built anew.
+    Work is saved every 512 images and goes on where it stopped; of several processes one works and the others wait. The
+    cache belongs to one list of files (with sizes and times of change) and one encoding; asked for another it is built
+    anew.
 
     Parameters
     ----------
