@@ -1,4 +1,4 @@
-"""A core beside real X-rays: distance over the floor against the Gaussian core's, copies among many samples, a sheet.
+"""A core beside real X-rays: distance over the floor and the Gaussian core's, adherence, copies among many, a sheet.
 
     python benchmarks/real_core.py cxr-nano --manifest MANIFEST --work runs/real-core --out docs/results/core
 
@@ -19,12 +19,15 @@ from PIL import Image
 from scipy.stats import t as student
 
 from cxraug.classifiers.arms import ArmData, Images
+from cxraug.classifiers.card import read_classifier_card
+from cxraug.classifiers.prediction import predict_arm
 from cxraug.classifiers.settings import TrainSettings
 from cxraug.classifiers.training import train_arm
 from cxraug.cores.conditions import Conditions
 from cxraug.cores.core import GenerativeCore, prompts_from_plan
 from cxraug.cores.gaussian import fit_gaussian
 from cxraug.cores.measures.memorisation import Training, memorisation
+from cxraug.cores.measures.paired import paired_auroc
 from cxraug.cores.measures.rows import MAIN, choose_rows, plan_of
 from cxraug.cores.registry import open_core
 from cxraug.fidelity.extractors import Extractor, open_extractor
@@ -67,11 +70,11 @@ def main() -> None:
         np.asarray(pixels.pixels)[is_train], conditions, asked.work / "gaussian",
         seen=Seen.of(["-"], ["-"]), training_data={}, components=384,
     )  # fmt: skip
-    rows = distances(core, gaussian, manifest, np.asarray(pixels.pixels), extractors, asked)
-    table = pd.DataFrame(rows)
-    with atomic(asked.out / "distance.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    print(table.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+    rows, seen = distances(core, gaussian, manifest, np.asarray(pixels.pixels), extractors, own, asked)
+    for name, table in (("distance.csv", pd.DataFrame(rows)), ("adherence.csv", pd.DataFrame(seen))):
+        with atomic(asked.out / name) as temporary:
+            table.to_csv(temporary, index=False, float_format="%.4f")
+        print(table.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
     sheet(core, train, asked.out / "sheet.png")
     if asked.samples:
         copies(core, manifest, np.asarray(pixels.pixels), extractors, asked)
@@ -91,10 +94,14 @@ def train_extractor(manifest: Manifest, pixels: np.ndarray, folder: Path, steps:
 
 def distances(
     core: GenerativeCore, gaussian: GenerativeCore, manifest: Manifest, pixels: np.ndarray,
-    extractors: list[Extractor], asked: argparse.Namespace,
-) -> list[dict[str, object]]:  # fmt: skip
-    """Per pool of sources and extractor: distances of floor, core and Gaussian core to the same n held-out images."""
+    extractors: list[Extractor], classifier: Path, asked: argparse.Namespace,
+) -> tuple[list[dict[str, object]], list[dict[str, object]]]:  # fmt: skip
+    """Per pool of sources and extractor: distances of floor, core and Gaussian core to the same n held-out images.
+
+    And the rows of :func:`adherence`, of the same images.
+    """
     found: list[dict[str, object]] = []
+    seen: list[dict[str, object]] = []
     frame = manifest.frame
     for pool, sources in POOLS.items():
         inside = frame["source"].isin(sources).to_numpy()
@@ -107,13 +114,55 @@ def distances(
         reference, floor = reference[:n], floor[:n]
         images = {"floor": pixels[floor]}
         for name, model in (("core", core), ("gaussian", gaussian)):
-            images[name] = generated(model, manifest.take(reference), asked.work / f"{pool}-{name}.npz", seed=1)
+            plan, images[name] = generated(model, manifest.take(reference), asked.work / f"{pool}-{name}.npz", seed=1)
+            if model is core:
+                held_out = inside & frame["split"].isin(["val", "test"]).to_numpy()
+                seen += adherence(
+                    classifier, extractors[0], core, manifest.take(held_out), pixels[held_out], plan, images[name]
+                )
         for extractor in extractors:
             real = features(extractor, pixels[reference])
             drawn = {name: features(extractor, x) for name, x in images.items()}
             found.append({"pool": pool, "extractor": extractor.name, "sha256": extractor.sha256[:16], "n": n,
                           **shares(real, drawn)})  # fmt: skip
-    return found
+    return found, seen
+
+
+def adherence(
+    classifier: Path, extractor: Extractor, core: GenerativeCore, real: Manifest, pixels: np.ndarray,
+    plan: pd.DataFrame, images: np.ndarray,
+) -> list[dict[str, object]]:  # fmt: skip
+    """AUROC of a classifier of real images, per source and finding: on held-out real rows, and for the labels asked.
+
+    Findings with fewer than ten positives or negatives on either side are left out. Intervals are clustered by
+    patient (DeLong), marginal, 95 %.
+    """
+    findings = list(read_classifier_card(classifier).findings)
+    prompts = prompts_from_plan(plan, core.card.findings)
+    told = np.array([[p.labels.get(f, -1) for f in findings] for p in prompts], float)
+    told[told < 0] = np.nan
+    said = predict_arm(classifier, np.stack([encode(image, extractor.encoding) for image in images]))
+    truth = real.y(findings).astype(float)
+    read = predict_arm(classifier, np.stack([encode(image, extractor.encoding) for image in pixels]))
+    rows: list[dict[str, object]] = []
+    for source in sorted(set(real.frame["source"])):
+        here, there = (real.frame["source"] == source).to_numpy(), (plan["source"] == source).to_numpy()
+        for at, finding in enumerate(findings):
+            row: dict[str, object] = {"source": source, "finding": finding}
+            for name, y, p, who in (
+                ("real", truth[here, at], read[here, at], real.frame["patient_id"].to_numpy(str)[here]),
+                ("generated", told[there, at], said[there, at], plan["prompt_id"].to_numpy(str)[there]),
+            ):
+                if min((y == 1).sum(), (y == 0).sum()) < 10:
+                    break
+                measured = paired_auroc(p[None], y, who)
+                assert measured is not None
+                value, reach = float(measured.value[0]), 1.96 * float(measured.variance[0]) ** 0.5
+                row |= {f"{name}_positives": int((y == 1).sum()), name: value,
+                        f"{name}_low": max(0.0, value - reach), f"{name}_high": min(1.0, value + reach)}  # fmt: skip
+            if "generated" in row:
+                rows.append(row)
+    return rows
 
 
 def shares(real: np.ndarray, drawn: dict[str, np.ndarray]) -> dict[str, float]:
@@ -136,15 +185,15 @@ def features(extractor: Extractor, pixels: np.ndarray) -> np.ndarray:
     return extractor.features(np.stack([encode(image, extractor.encoding) for image in pixels]))
 
 
-def generated(core: GenerativeCore, rows: Manifest, file: Path, *, seed: int) -> np.ndarray:
-    """One image per row with the row's attributes, kept in ``file`` chunk by chunk."""
+def generated(core: GenerativeCore, rows: Manifest, file: Path, *, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """One image per row with the row's attributes, kept in ``file`` chunk by chunk; and the plan."""
     chosen = choose_rows(rows, ["train", "val", "test"], core.card.views, None, seed)
     plan = plan_of(chosen, MAIN, core.card, core.card.findings, seed=seed).assign(wants_report=False)
     if len(plan) < len(rows):  # several images of one study: every image asks for one of its own
         plan = plan.sample(len(rows), replace=True, random_state=seed).reset_index(drop=True)
         plan["seed"] = [derive_seed(seed, "again", i) for i in range(len(plan))]
     plan["prompt_id"] = [f"r{i:06d}" for i in range(len(plan))]
-    return drawn_plan(core, plan, file)
+    return plan, drawn_plan(core, plan, file)
 
 
 def drawn_plan(core: GenerativeCore, plan: pd.DataFrame, file: Path) -> np.ndarray:
