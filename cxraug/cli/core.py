@@ -40,14 +40,13 @@ def list_(as_json: bool = typer.Option(False, "--json", help="Print the cards as
     if as_json:
         print_json({"cores": [_short(card) for card in cards]})
         return
-    # without frames all columns fit 80 characters, and names that are typed elsewhere are never cut
-    table = Table("name", "kind", "pixels", "views", "conditions", "findings", "licence", box=None, pad_edge=False)
+    # without frames and one name to a line all columns fit 80 characters, and names that are typed elsewhere stay whole
+    table = Table("name", "kind", "pixels", "views", "conditions", "findings", box=None, pad_edge=False)
     for column in table.columns:
-        column.overflow = "fold"
-    table.columns[0].no_wrap = True
+        column.no_wrap = True
     for card in cards:
         lists = (card.views, card.conditions, card.findings)
-        table.add_row(card.name, card.kind, str(card.resolution), *[", ".join(x) for x in lists], card.licence)
+        table.add_row(card.name, card.kind, str(card.resolution), *["\n".join(x) for x in lists])
     Console().print(table)
     typer.echo("Also: gaussian (fitted on the spot by a run), or any FOLDER that `cxraug core train` wrote.")
 

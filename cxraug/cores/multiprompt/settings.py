@@ -73,8 +73,8 @@ class MultipromptSettings(BaseModel):
     finetune_lr: float = Field(3e-4, gt=0)
     warmup: int = Field(100, ge=0)
     weight_decay: float = Field(0.01, ge=0)
-    t_mean: float = 0.3
-    t_sd: float = Field(1.3, gt=0)
+    t_mean: float = 0.6
+    t_sd: float = Field(1.8, gt=0)
     loss: Literal["residual", "flow", "min_snr"] = "residual"
     velocity_weight: float = Field(0.0, ge=0, le=1)
     snr_limit: float = Field(5.0, gt=0)
