@@ -38,9 +38,7 @@ from cxraug.studies.manifest import read_manifest
 BLOCKS, CHUNK = 10, 64
 
 
-def ddim(
-    model: Any, settings: Any, shapes: dict[int, tuple[int, ...]], streams: Any, device: str = "cpu", grain: Any = None
-) -> Any:
+def ddim(model: Any, settings: Any, shapes: dict[int, tuple[int, ...]], streams: Any, device: str = "cpu") -> Any:
     """The stock loop, with the interface of :func:`cxraug.cores.multiprompt.sampling.sample`."""
     scheduler = DDIMScheduler(prediction_type="sample", clip_sample=False)
     scheduler.set_timesteps(50, device=device)

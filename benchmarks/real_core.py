@@ -30,6 +30,7 @@ from cxraug.cores.measures.memorisation import Training, memorisation
 from cxraug.cores.measures.paired import paired_auroc
 from cxraug.cores.measures.rows import MAIN, choose_rows, plan_of
 from cxraug.cores.registry import open_core
+from cxraug.evaluation.uncertainty import interval
 from cxraug.fidelity.extractors import Extractor, open_extractor
 from cxraug.fidelity.frechet import frechet_distance
 from cxraug.progress import track
@@ -116,9 +117,8 @@ def distances(
         for name, model in (("core", core), ("gaussian", gaussian)):
             plan, images[name] = generated(model, manifest.take(reference), asked.work / f"{pool}-{name}.npz", seed=1)
             if model is core:
-                held_out = inside & frame["split"].isin(["val", "test"]).to_numpy()
                 seen += adherence(
-                    classifier, extractors[0], core, manifest.take(held_out), pixels[held_out], plan, images[name]
+                    classifier, extractors[0], core, manifest.take(held), pixels[held], plan, images[name]
                 )
         for extractor in extractors:
             real = features(extractor, pixels[reference])
@@ -135,7 +135,7 @@ def adherence(
     """AUROC of a classifier of real images, per source and finding: on held-out real rows, and for the labels asked.
 
     Findings with fewer than ten positives or negatives on either side are left out. Intervals are clustered by
-    patient (DeLong), marginal, 95 %.
+    patient (DeLong on the logit scale), marginal, 95 %.
     """
     findings = list(read_classifier_card(classifier).findings)
     prompts = prompts_from_plan(plan, core.card.findings)
@@ -157,9 +157,9 @@ def adherence(
                     break
                 measured = paired_auroc(p[None], y, who)
                 assert measured is not None
-                value, reach = float(measured.value[0]), 1.96 * float(measured.variance[0]) ** 0.5
-                row |= {f"{name}_positives": int((y == 1).sum()), name: value,
-                        f"{name}_low": max(0.0, value - reach), f"{name}_high": min(1.0, value + reach)}  # fmt: skip
+                low, high = interval(measured.value, measured.variance, measured.df, "logit", 0.05)
+                row |= {f"{name}_positives": int((y == 1).sum()), name: float(measured.value[0]),
+                        f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}  # fmt: skip
             if "generated" in row:
                 rows.append(row)
     return rows

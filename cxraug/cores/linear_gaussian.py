@@ -50,15 +50,9 @@ class LinearGaussian(nn.Module):
 
     def sample(self, values: Tensor, known: Tensor, scores: Tensor, white: Tensor) -> Tensor:
         """(B, D) draws, from standard normal ``scores`` (B, K) and ``white`` (B, D)."""
-        return self.class_mean(values, known) + self._noise(scores, white, self.variance, self.remainder)
-
-    def posterior_noise(self, t: float, scores: Tensor, white: Tensor) -> Tensor:
-        """(B, D) draws of x minus its :meth:`wiener` estimate at noise level ``t``, which do not depend on either."""
-
-        def left(variance: Tensor) -> Tensor:
-            return variance * t**2 / ((1 - t) ** 2 * variance + t**2)
-
-        return self._noise(scores, white, left(self.variance), left(self.remainder))
+        white = white - (white @ self.basis) @ self.basis.T
+        structure = (scores * self.variance.sqrt()) @ self.basis.T
+        return self.class_mean(values, known) + structure + white * self.remainder.sqrt()
 
     def wiener(self, noisy: Tensor, t: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Exact posterior of x given (1 - t) x + t noise: mean (B, D), and variance averaged over pixels (B, 1).
@@ -76,10 +70,6 @@ class LinearGaussian(nn.Module):
         d, k = self.basis.shape
         structure = (self.variance * noise / total).sum(1, keepdim=True)
         return estimate, (structure + (d - k) * self.remainder * noise / total_rest) / d
-
-    def _noise(self, scores: Tensor, white: Tensor, variance: Tensor, remainder: Tensor) -> Tensor:
-        white = white - (white @ self.basis) @ self.basis.T
-        return (scores * variance.sqrt()) @ self.basis.T + white * remainder.sqrt()
 
     @property
     def pixel_variance(self) -> Tensor:

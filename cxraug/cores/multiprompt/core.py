@@ -18,6 +18,7 @@ from cxraug.cores.multiprompt.alignment import Alignment
 from cxraug.cores.multiprompt.autoencoder import ViewAutoencoder
 from cxraug.cores.multiprompt.denoiser import JITTER, Asked, MultipromptDenoiser
 from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT, SLOTS
+from cxraug.cores.multiprompt.placement import Placement
 from cxraug.cores.multiprompt.report_codec import ReportCodec
 from cxraug.cores.multiprompt.sampling import guided, sample
 from cxraug.cores.multiprompt.settings import SAMPLER, MultipromptSettings
@@ -55,6 +56,7 @@ class MultipromptCore(SampledCore):
         codec: ReportCodec | None = None,
         alignment: Alignment | None = None,
         autoencoder: ViewAutoencoder | None = None,
+        placement: Placement | None = None,
         device: str = "cpu",
     ) -> None:
         self.card, self.device = card, device
@@ -63,6 +65,7 @@ class MultipromptCore(SampledCore):
         self.codec = None if codec is None else codec.to(device).eval().requires_grad_(False)
         self.alignment = None if alignment is None else alignment.to(device).eval().requires_grad_(False)
         self.autoencoder = None if autoencoder is None else autoencoder.to(device).eval().requires_grad_(False)
+        self.placement = placement
         self.batch_size = settings.sample_batch
         self.dtype = str(denoiser.dtype).removeprefix("torch.")
         self._use(settings)
@@ -134,7 +137,8 @@ class MultipromptCore(SampledCore):
             texts = {p.report or "" for p in prompts}
             latents = {t: self.codec.encode([t])[0] for t in texts}
             given[REPORT] = torch.stack([latents[p.report or ""] for p in prompts])
-        asked = self._asked(prompts, givens, role, slots, report_known).to(self.device)
+        placed = [self._placed(*row, role) for row in zip(prompts, givens, seeds, strict=True)]
+        asked = self._asked(prompts, givens, placed, role, slots, report_known).to(self.device)
         facts = self.card.settings
         shape = (facts["channels"], facts["side"], facts["side"])
         shapes: dict[int, tuple[int, ...]] = dict.fromkeys(role.wanted, shape)
@@ -146,7 +150,7 @@ class MultipromptCore(SampledCore):
         told = torch.full((n, 1), float(role.report == "given"), device=self.device)
         model = guided(self.denoiser, asked, given, self.settings, attributes=role.attributes, text=role.text,
                        report_given=told)  # fmt: skip
-        found = sample(model, self.settings, shapes, streams, self.device, self.denoiser.grain)
+        found = sample(model, self.settings, shapes, streams, self.device)
         views = {s: found[s] if self.autoencoder is None else self.autoencoder.decode(found[s]) for s in role.wanted}
         pixels = {s: to_uint8(view[:, 0]) for s, view in views.items()}
         written: list[str | None] = [None] * n
@@ -155,9 +159,35 @@ class MultipromptCore(SampledCore):
             written = list(self.codec.decode(found[REPORT]))
         return [Study({view: pixels[_slot(view)][i] for view in p.views}, written[i]) for i, p in enumerate(prompts)]
 
+    def _placed(self, prompt: Prompt, given: Given, seed: int, role: Role) -> dict[int, Tensor]:
+        """Boxes (n, 5) drawn by slot for findings that are asked for without one; {} leaves all places to the network.
+
+        Whatever else is given - a report, another view, a mask - may say where they are, and then nothing is drawn. As
+        boxes are all there are, findings that the prompt leaves open get theirs as often as training studies have them.
+        """
+        if self.placement is None or not self.settings.draw_boxes or role.given or role.text or given.masks:
+            return {}
+        if any(not boxes for boxes in given.boxes.values()):
+            return {}  # asked for without any box
+        boxed = {label for boxes in given.boxes.values() for label, *_ in boxes}
+        names = {place: self.card.findings[place] for place in sorted(self.placement.findings)}
+        places = [place for place, name in names.items() if name not in boxed]
+        if not any(prompt.labels.get(names[place]) == 1 for place in places):
+            return {}
+        views = {_slot(view) for view in (given.boxes or prompt.views)} & self.placement.slots
+        found: dict[int, list[Tensor]] = {slot: [] for slot in role.wanted if slot in views}
+        for place in places:
+            random = stream(seed, f"box of {names[place]}")
+            chance = prompt.labels.get(names[place], float(self.placement.frequency[place]))
+            if float(torch.rand(1, generator=random)) < chance:
+                for slot, boxes in self.placement.draw(place, found, random).items():
+                    found[slot].append(boxes)
+        return {slot: torch.cat(boxes) for slot, boxes in found.items()}
+
     def _asked(
-        self, prompts: list[Prompt], givens: list[Given], role: Role, slots: list[int], report_known: Tensor
-    ) -> Asked:
+        self, prompts: list[Prompt], givens: list[Given], placed: list[dict[int, Tensor]], role: Role,
+        slots: list[int], report_known: Tensor,
+    ) -> Asked:  # fmt: skip
         grid = self.settings.grid
         values, known, layouts = {}, {}, {}
         general = torch.from_numpy(general_entries(self.vocabulary))
@@ -171,7 +201,7 @@ class MultipromptCore(SampledCore):
             if slot == REPORT:
                 known[slot] = known[slot] * general
             else:
-                layouts[slot] = self._layout(givens, views, grid)
+                layouts[slot] = self._layout(givens, views, [p.get(slot) for p in placed], grid)
         shared = shared_known = None
         if self.alignment is not None:
             shared = torch.zeros(len(prompts), self.alignment.width)
@@ -187,20 +217,20 @@ class MultipromptCore(SampledCore):
         named = [*prompt.views, *given_files(prompt, "reference_image")]
         return next((v for v in named if _slot(v) == slot), self.card.views[0])
 
-    def _layout(self, givens: list[Given], views: list[str], grid: int) -> Layout:
-        most = max([1, *(len(g.boxes.get(v, [])) for g, v in zip(givens, views, strict=True))])
-        layout = Layout.nothing(len(givens), grid, max(most, MOST_BOXES))
-        for row, (g, view) in enumerate(zip(givens, views, strict=True)):
-            if view in g.boxes:
-                layout.boxes_known[row] = 1
-                for at, (label, *sides) in enumerate(g.boxes[view]):
-                    layout.boxes[row, at] = torch.tensor([self.card.findings.index(label), *sides])
+    def _layout(self, givens: list[Given], views: list[str], placed: list[Tensor | None], grid: int) -> Layout:
+        boxes: list[Tensor | None] = []
+        for g, view, drawn in zip(givens, views, placed, strict=True):
+            rows = [[self.card.findings.index(label), *sides] for label, *sides in g.boxes.get(view, [])]
+            asked = torch.tensor(rows).reshape(-1, 5)
+            boxes.append(torch.cat([asked, drawn]) if drawn is not None else asked if view in g.boxes else None)
+        layout = Layout.nothing(len(givens), grid, max(MOST_BOXES, *(0 if b is None else len(b) for b in boxes)))
+        for row, (g, view, here) in enumerate(zip(givens, views, boxes, strict=True)):
+            if here is not None:
+                layout.boxes_known[row], layout.boxes[row, : len(here)] = 1, here
             if view in g.masks:
                 planes, parts = mask_planes(g.masks[view], grid)
-                layout.masks[row], layout.masks_known[row] = (
-                    torch.from_numpy(planes).float() / 255,
-                    torch.from_numpy(parts),
-                )
+                layout.masks[row] = torch.from_numpy(planes).float() / 255
+                layout.masks_known[row] = torch.from_numpy(parts)
         return layout
 
 
@@ -243,7 +273,9 @@ def load_multiprompt(folder: Path, card: Card, *, device: str = "cpu") -> Multip
         alignment.load_state_dict(part("alignment."))
     if facts.get("autoencoder"):
         autoencoder = ViewAutoencoder.of(part("autoencoder."), AutoencoderSettings(**facts["autoencoder"]))
+    placement = Placement(**part("placement.")) if facts.get("placement") else None
     settings = MultipromptSettings(**facts["multiprompt"])
     return MultipromptCore(
-        card, denoiser, settings, codec=codec, alignment=alignment, autoencoder=autoencoder, device=device
-    )
+        card, denoiser, settings, codec=codec, alignment=alignment, autoencoder=autoencoder, placement=placement,
+        device=device,
+    )  # fmt: skip

@@ -6,7 +6,6 @@ denoised as w + s F, F the network's residual, which sees w and what w leaves un
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -171,17 +170,6 @@ class MultipromptDenoiser(nn.Module):
             out = out if s == REPORT else nn.functional.pixel_shuffle(out, self.factor)
             clean[s] = estimate + deviations[s].view((-1,) + (1,) * (estimate.ndim - 1)) * out
         return Found(clean, deviations)
-
-    def grain(self, slot: int, t: float, streams: list[torch.Generator]) -> Tensor:
-        """(B, C, S, S) draws of the detail that a view's estimate at noise level ``t`` averages away, one per stream.
-
-        The network leaves no more open than the Gaussian model does, so its draws replace what is missing: in cosine
-        space the power of estimate and draw is that of images (law of total variance).
-        """
-        model = self._gaussian(slot)
-        k, shape = model.low.variance.numel(), (model.channels, model.side, model.side)
-        draws = torch.stack([torch.randn(k + math.prod(shape), generator=g) for g in streams]).to(model.rest.device)
-        return model.posterior_noise(t, draws[:, :k], draws[:, k:].view(-1, *shape))
 
     def _gaussian(self, slot: int) -> SpectralGaussian:
         model = self.gaussians[str(slot)]

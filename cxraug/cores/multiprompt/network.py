@@ -86,7 +86,7 @@ class PromptEmbedding(nn.Module):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k' / sqrt(d)) v of (B, heads, N, d); on the CPU as plain products, whose gradient is 3 times faster."""
+    """softmax(q k' / sqrt(d)) v of (B, heads, N, d); on the CPU as plain products, whose gradient is faster."""
     if q.device.type != "cpu":
         return functional.scaled_dot_product_attention(q, k, v)
     with torch.autocast("cpu", enabled=False):

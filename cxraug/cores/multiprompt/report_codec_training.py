@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cxraug.cores.multiprompt.report_codec import ReportCodec
 from cxraug.cores.multiprompt.settings_codec import ReportCodecSettings
 from cxraug.cores.multiprompt.tokenizer import ReportTokenizer, normal, sentences
-from cxraug.cores.steps import compute_dtype, restore_checkpoint, save_checkpoint, schedule
+from cxraug.cores.steps import compute_dtype, restore_checkpoint, save_checkpoint, schedule, threads_of
 from cxraug.errors import InputError
 from cxraug.evaluation.report_labels import FINDINGS, report_labels
 from cxraug.progress import track
@@ -178,10 +178,5 @@ def _key(reports: Sequence[str], settings: ReportCodecSettings, seed: int) -> st
 @contextmanager
 def _computing(threads: int) -> Iterator[None]:
     """Compute with ``threads`` threads and plain attention: on CPUs the fused kernel's backward pass is far slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with threads_of(threads), sdpa_kernel(SDPBackend.MATH):
+        yield

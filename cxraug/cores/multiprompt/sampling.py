@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cxraug.cores.diffusion.sampling import solver
 from cxraug.cores.multiprompt.denoiser import Asked, MultipromptDenoiser
-from cxraug.cores.multiprompt.network import REPORT
 from cxraug.cores.multiprompt.settings import MultipromptSettings
 
 HIGHEST = 0.999  # noise level of the first step
@@ -100,13 +99,8 @@ def noise_levels(steps: int, shift: float = 1.0) -> Tensor:
 def sample(
     model: Model, settings: MultipromptSettings, shapes: dict[int, tuple[int, ...]],
     streams: dict[int, list[torch.Generator]], device: str = "cpu",
-    grain: Callable[[int, float, list[torch.Generator]], Tensor] | None = None,
 ) -> Slots:  # fmt: skip
-    """Draw the slots in ``shapes`` (each without its batch) together; noise of a row and slot comes from its stream.
-
-    The last step ends in the mean of all images that its noisy one may come from. ``grain`` of slot, noise level and
-    streams adds a draw around it; the report's mean is what its decoder reads best, and stays.
-    """
+    """Draw the slots in ``shapes`` (each without its batch) together; noise of a row and slot comes from its stream."""
     scheduler = solver(settings)
     scheduler.set_timesteps(settings.sampler_steps, device=device)
     scheduler.sigmas = torch.cat([noise_levels(settings.sampler_steps, settings.flow_shift), torch.zeros(1)])
@@ -129,8 +123,4 @@ def sample(
         clean = model(split(x), float(sigma))
         flat = torch.cat([clean[s].flatten(1) for s in shapes], 1)
         x = scheduler.step(flat, step, x, variance_noise=noise() if stochastic else None, return_dict=False)[0]
-    found = split(x)
-    if grain is None or settings.last_step == "mean":
-        return found
-    last = float(scheduler.sigmas[-2])
-    return {s: x if s == REPORT else x + grain(s, last, streams[s]) for s, x in found.items()}
+    return split(x)

@@ -10,7 +10,7 @@ Stage = Literal["autoencoder", "report", "alignment", "denoiser"]
 STAGES: tuple[Stage, ...] = ("autoencoder", "report", "alignment", "denoiser")
 SAMPLER = {
     "sampler_steps", "guidance", "text_guidance", "guidance_from", "guidance_until", "flow_shift", "solver",
-    "last_step",
+    "draw_boxes",
 }  # fmt: skip
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -46,16 +46,17 @@ class MultipromptSettings(BaseModel):
         few images look like more, and samples stay unmoved.
     Multi-prompt training
         ``lone_view`` is the share of steps with one view of studies that have both; ``joint`` the share of studies
-        whose slots are all wanted (of one noise level), the others have some given. All conditions of a study are
-        hidden with ``dropout``, each with ``field_dropout``; masks, boxes, reports and references are shown with
-        ``mask_share``, ``boxes_share``, ``report_share`` and ``reference_share`` (0: no condition of the core).
+        whose slots are all wanted (of one noise level), the others have some given. Attributes and boxes are hidden in
+        the share ``given_alone`` of studies that have a slot or a reference given: beside known findings a report
+        says nothing new. All conditions of a study are hidden with ``dropout``, each with ``field_dropout``; masks,
+        boxes, reports and references are shown with ``mask_share``, ``boxes_share``, ``report_share`` and
+        ``reference_share`` (0: no condition of the core).
         References are embedded in a shared space of ``shared_width`` dimensions, aligned in ``alignment_steps``.
     Sampler
         ``sampler_steps`` of ``solver``; classifier-free ``guidance`` for attributes, boxes and masks and
         ``text_guidance`` for reports and references (1 is none), at noise levels from ``guidance_from`` to
-        ``guidance_until``; ``flow_shift`` above 1 spends more steps at high noise. The ``last_step``
-        ends in the ``mean`` of what its estimate leaves open, which is smoother than images are, or in a ``draw`` of
-        it from the Gaussian model, which is right for noise that is alike everywhere and wrong for edges.
+        ``guidance_until``; ``flow_shift`` above 1 spends more steps at high noise.
+        ``draw_boxes`` draws the boxes of findings that are asked for without one (cores trained with boxes only).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,6 +85,7 @@ class MultipromptSettings(BaseModel):
     jitter: float = Field(0.0, ge=0, le=1)
     lone_view: float = Field(0.5, ge=0, le=1)
     joint: float = Field(0.5, ge=0, le=1)
+    given_alone: float = Field(0.5, ge=0, le=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     field_dropout: float = Field(0.1, ge=0, lt=1)
     mask_share: float = Field(0.2, ge=0, le=1)
@@ -105,7 +107,7 @@ class MultipromptSettings(BaseModel):
     guidance_from: float = Field(0.0, ge=0, lt=1)
     guidance_until: float = Field(1.0, gt=0, le=1)
     flow_shift: float = Field(1.0, gt=0)
-    last_step: Literal["mean", "draw"] = "mean"
+    draw_boxes: bool = True
     sample_batch: int = Field(16, ge=1)
 
     @model_validator(mode="before")

@@ -75,17 +75,6 @@ class SpectralGaussian(nn.Module):
         spectrum[..., :b, :b] = low.view(-1, self.channels, b, b)
         return self._backward(spectrum)
 
-    def posterior_noise(self, t: float, scores: Tensor, white: Tensor) -> Tensor:
-        """(B, C, S, S) draws of what :meth:`wiener` leaves open at noise level ``t``: x minus its posterior mean.
-
-        ``scores`` (B, K) and ``white`` (B, C, S, S) are standard normal.
-        """
-        b = self.band
-        spectrum = white * (self.rest * t**2 / ((1 - t) ** 2 * self.rest + t**2)).sqrt()
-        low = self.low.posterior_noise(t, scores, white[..., :b, :b].flatten(1))
-        spectrum[..., :b, :b] = low.view(-1, self.channels, b, b)
-        return self._backward(spectrum)
-
     @property
     def scale(self) -> float:
         """Standard deviation of an entry around its class mean, averaged over entries."""

@@ -19,6 +19,7 @@ from cxraug.cores.multiprompt.autoencoder import ViewAutoencoder, cached_latents
 from cxraug.cores.multiprompt.core import MultipromptCore, load_multiprompt
 from cxraug.cores.multiprompt.denoiser import MultipromptDenoiser
 from cxraug.cores.multiprompt.growth import grow
+from cxraug.cores.multiprompt.placement import Placement, fit_placement
 from cxraug.cores.multiprompt.report_codec import ReportCodec
 from cxraug.cores.multiprompt.report_codec_training import train_report_codec
 from cxraug.cores.multiprompt.settings import MultipromptSettings, Stage
@@ -110,6 +111,7 @@ def train_multiprompt(
             return folder
         if alignment is not None:
             studies = replace(studies, shared=embed_studies(alignment, studies))
+        placement = _placement(studies, vocabulary, settings, first, seed)
         denoiser = start(studies, vocabulary, settings, seed) if init is None else grow(init, vocabulary, settings)
         rate = settings.lr if init is None else settings.finetune_lr
         adapters = None
@@ -125,7 +127,8 @@ def train_multiprompt(
         processes.wait_for_everyone()
         return folder
     save_multiprompt(
-        folder, denoiser, codec, alignment, settings, autoencoder=coder, resolution=size, vocabulary=vocabulary,
+        folder, denoiser, codec, alignment, settings, autoencoder=coder, placement=placement, resolution=size,
+        vocabulary=vocabulary,
         conditions=conditions_of(studies, settings, init), seen=all_seen(seen, init),
         training_data=training_data, name=name, licence=licence, encoding=encoding,
         facts={"seed": seed, "key": key, "init": file_sha256(Path(init) / CARD) if init is not None else None},
@@ -140,13 +143,15 @@ def train_multiprompt(
 
 def save_multiprompt(
     folder: Path, denoiser: MultipromptDenoiser, codec: ReportCodec | None, alignment: Alignment | None,
-    settings: MultipromptSettings, *, autoencoder: ViewAutoencoder | None = None, resolution: int,
-    vocabulary: Vocabulary, conditions: list[str], seen: Seen, training_data: dict[str, Any], name: str, licence: str,
-    facts: dict[str, Any], encoding: Encoding | None = None,
+    settings: MultipromptSettings, *, autoencoder: ViewAutoencoder | None = None, placement: Placement | None = None,
+    resolution: int, vocabulary: Vocabulary, conditions: list[str], seen: Seen, training_data: dict[str, Any],
+    name: str, licence: str, facts: dict[str, Any], encoding: Encoding | None = None,
 ) -> None:  # fmt: skip
     """Write weights and card of a core put together from its parts; ``resolution`` is that of its images."""
     tensors: dict[str, Tensor] = {f"denoiser.{k}": v for k, v in denoiser.state_dict().items()}
-    described: dict[str, Any] = {"codec": None, "alignment": None}
+    described: dict[str, Any] = {"codec": None, "alignment": None, "placement": placement is not None}
+    if placement is not None:
+        tensors |= {f"placement.{k}": v for k, v in vars(placement).items()}
     if codec is not None:
         tensors |= {f"codec.{k}": v for k, v in codec.state_dict().items()}
         described["codec"] = {"settings": codec.settings.model_dump(mode="json"), "tokenizer": codec.tokenizer.json}
@@ -215,6 +220,14 @@ def _autoencoder(
             "the autoencoder's latents do not fit the grid", found=f"a side of {side:g}", expected=expected
         )
     return train_autoencoder(studies.maps, folder / AUTOENCODER, autoencoder, seed=seed)
+
+
+def _placement(
+    studies: StudySet, vocabulary: Vocabulary, settings: MultipromptSettings, first: MultipromptCore | None, seed: int
+) -> Placement | None:
+    earlier = None if first is None else first.placement
+    found = fit_placement(studies, vocabulary, seed) if settings.boxes_share else None
+    return earlier if found is None else found.over(earlier)
 
 
 @torch.no_grad()

@@ -33,8 +33,9 @@ class StudySet:
     reports : (studies,) text, "" where there is none.
     latents : (studies, tokens, d) of the reports, or None without a codec.
     shared : (studies, 3, e) embeddings of frontal view, lateral view and report, NaN where there is none, or None.
-    boxes : (images, M, 5) and ``boxes_known`` (images,); masks : (images, parts, grid, grid) uint8 0..255, and
-        ``masks_known`` (images, parts); see :class:`~cxraug.cores.multiprompt.spatial.Layout`.
+    boxes : (images, M, 5), numbered as ``conditions.findings``, and ``boxes_known`` (images,); masks : (images, parts,
+        grid, grid) uint8 0..255, and ``masks_known`` (images, parts); see
+        :class:`~cxraug.cores.multiprompt.spatial.Layout`.
     """
 
     maps: np.ndarray
@@ -57,9 +58,13 @@ class StudySet:
         values, known = vocabulary.encode(self.conditions)
         pad = np.zeros((len(values), JITTER), np.float32)
         first = np.where(self.views[:, 0] >= 0, self.views[:, 0], self.views[:, 1])
+        boxes = self.boxes.copy()  # of a core that is fine-tuned the vocabulary begins with its own findings
+        places = np.array([*(vocabulary.findings.index(name) for name in self.conditions.findings), -1], np.float32)
+        boxes[..., 0] = places[self.boxes[..., 0].astype(int)]
         return replace(
             self,
             encoded={
+                "boxes": torch.from_numpy(boxes),
                 "values": torch.from_numpy(np.concatenate([values, pad], 1)),
                 "known": torch.from_numpy(np.concatenate([known, pad], 1)),
                 "first": torch.from_numpy(first),
@@ -85,7 +90,7 @@ class StudySet:
 
     def _layout(self, images: np.ndarray) -> Layout:
         return Layout(
-            torch.from_numpy(self.boxes[images]),
+            self.encoded["boxes"][torch.from_numpy(images)],
             torch.from_numpy(self.boxes_known[images][:, None]),
             torch.from_numpy(self.masks[images]).float() / 255,
             torch.from_numpy(self.masks_known[images]),
@@ -111,7 +116,7 @@ def read_studies(
     Parameters
     ----------
     pixels : (images, S, S) uint8, in the order of the manifest's rows.
-    findings : the vocabulary that boxes refer to; boxes of other labels make the boxes of that image unknown.
+    findings : those that boxes may be of; boxes of other labels make the boxes of that image unknown.
     grid : side of the network's finest level, for the masks.
     fit : how the pixels were made square (see :class:`cxraug.studies.images.Encoding`): boxes and masks follow.
     """

@@ -201,11 +201,26 @@ class StepDraw:
         if REPORT not in times:
             times[REPORT] = torch.zeros(n, 1)
         asked = self._hide(asked, slots, n, random, coin)
-        if s.jitter:
-            clean, asked = self._jitter(clean, asked, slots, coin(s.jitter), n, random)
         if studies.shared is not None:
             asked = self._refer(asked, picked, coin(s.reference_share), n, random)
+        asked = self._alone(asked, slots, times, coin(s.given_alone))
+        if s.jitter:
+            clean, asked = self._jitter(clean, asked, slots, coin(s.jitter), n, random)
         return clean, times, asked
+
+    def _alone(self, asked: Asked, slots: tuple[int, ...], times: dict[int, Tensor], alone: Tensor) -> Asked:
+        """Attributes hidden beside something given: who knows the findings has nothing to learn from the report."""
+        given = asked.report_known * (times[REPORT] == 0)
+        for slot in slots:
+            given = torch.maximum(given, (times[slot] == 0).float())
+        if asked.shared_known is not None:
+            given = torch.maximum(given, asked.shared_known)
+        keep = 1 - alone * given
+        return replace(
+            asked,
+            known={k: v * keep for k, v in asked.known.items()},
+            layouts={k: v.hide(keep, torch.ones_like(keep)) for k, v in asked.layouts.items()},
+        )
 
     def _hide(self, asked: Asked, slots: tuple[int, ...], n: int, random: torch.Generator, coin: Any) -> Asked:
         """All conditions hidden with ``dropout``, else each field with ``field_dropout``; masks and boxes mostly."""
@@ -342,7 +357,7 @@ def write_sheet(
     asked = replace(asked, report_known=torch.zeros(len(rows), 1))
     device = next(denoiser.parameters()).device
     model = guided(denoiser, asked.to(device), {}, settings, attributes=True)
-    found = sample(model, settings, shapes, streams, str(device), denoiser.grain)
+    found = sample(model, settings, shapes, streams, str(device))
     strips = []
     for s in sorted(found):
         views = found[s] if decode is None else decode(found[s].cpu())

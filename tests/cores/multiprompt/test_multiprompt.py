@@ -13,10 +13,11 @@ from toystudies import toy_settings, toy_studies, train_toy
 
 from cxraug.cores.conditions import Conditions, Vocabulary
 from cxraug.cores.core import Prompt
+from cxraug.cores.multiprompt import sampling
 from cxraug.cores.multiprompt.core import MultipromptCore
 from cxraug.cores.multiprompt.denoiser import Asked
 from cxraug.cores.multiprompt.growth import grow
-from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT
+from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT, attention
 from cxraug.cores.multiprompt.sampling import guided, noise_levels, sample
 from cxraug.cores.multiprompt.settings import MultipromptSettings
 from cxraug.cores.multiprompt.spatial import Layout, SpatialEmbedding
@@ -63,25 +64,9 @@ def test_spectral_wiener_is_the_posterior_of_a_dense_gaussian() -> None:
     assert variance[0, 0].item() == pytest.approx(left.item(), rel=1e-3)
 
 
-def test_posterior_draws_give_back_what_the_estimate_averages_away() -> None:
-    """Cov(x) = Cov(estimate) + Cov(draws), and the draws have the variance that the filter states."""
-    random = torch.Generator().manual_seed(3)
-    side, n, t = 8, 6000, 0.4
-    decay = 1 / (1 + torch.arange(side)[:, None] + torch.arange(side)[None])
-    spectrum = torch.randn(n, 1, side, side, generator=random) * decay
-    spectrum[:, 0, 1, 0] += 0.8 * spectrum[:, 0, 0, 1]
-    c = cosine_matrix(side)
-    maps = c.T @ spectrum @ c
-    nothing = torch.zeros(n, 1)
-    model = fit_spectral(maps, nothing, nothing, band=4, components=10)
-    noisy = (1 - t) * maps + t * torch.randn(maps.shape, generator=random)
-    estimate, variance = model.wiener(noisy, torch.full((n, 1), t), nothing, nothing)
-    draws = model.posterior_noise(t, torch.randn(n, 10, generator=random), torch.randn(maps.shape, generator=random))
-    assert draws.square().mean().item() == pytest.approx(variance.mean().item(), rel=0.02)
-    truth, mean, drawn, both = (torch.cov(x.flatten(1).T) for x in (maps, estimate, draws, estimate + draws))
-    assert torch.allclose(mean + drawn, truth, atol=0.05 * truth.diagonal().max().item())
-    assert torch.allclose(both, truth, atol=0.05 * truth.diagonal().max().item())
-    assert (mean.diagonal() < 0.8 * truth.diagonal()).any(), "without the draws, power is missing"
+def test_attention_is_that_of_torch() -> None:
+    q, k, v = (torch.randn(2, 3, 5, 8) for _ in range(3))
+    assert torch.allclose(attention(q, k, v), torch.nn.functional.scaled_dot_product_attention(q, k, v), atol=1e-6)
 
 
 def test_boxes_cover_cells_by_their_share() -> None:
@@ -153,23 +138,35 @@ def test_guidance_is_the_written_combination() -> None:
         assert not torch.allclose(late(noisy, 0.4)[0], full, atol=1e-3)
 
 
+def drawn_from_gaussian(deviation: float) -> torch.Tensor:
+    """8,000 draws in 12 steps with the exact denoiser of a Gaussian of mean 0.2."""
+
+    def exact(noisy, t):
+        gain = (1 - t) * deviation**2 / ((1 - t) ** 2 * deviation**2 + t**2)
+        return {s: 0.2 + gain * (x - (1 - t) * 0.2) for s, x in noisy.items()}
+
+    streams = {0: [torch.Generator().manual_seed(i) for i in range(4000)]}
+    return sample(exact, toy_settings(sampler_steps=12), {0: (1, 1, 2)}, streams)[0]
+
+
 @pytest.mark.parametrize(("deviation", "short"), [(0.03, 0.25), (0.3, 0.1), (3.0, 0.1), (20.0, 0.17)])
 def test_the_solver_reaches_a_known_distribution(deviation: float, short: float) -> None:
     """With the exact denoiser of a Gaussian in place of the network, samples have its mean and variance.
 
-    Deviations are those that directions of images have: texture, pixels, exposure, size of the body. Even steps reach
-    0.31 and 0.50 of the smallest and the largest.
+    Deviations are those that directions of images have: texture, pixels, exposure, size of the body.
     """
 
-    def exact(noisy, t):
-        variance, mean = deviation**2, 0.2
-        gain = (1 - t) * variance / ((1 - t) ** 2 * variance + t**2)
-        return {s: mean + gain * (x - (1 - t) * mean) for s, x in noisy.items()}
-
-    streams = {0: [torch.Generator().manual_seed(i) for i in range(4000)]}
-    drawn = sample(exact, toy_settings(sampler_steps=12), {0: (1, 1, 2)}, streams)[0]
+    drawn = drawn_from_gaussian(deviation)
     assert drawn.mean().item() == pytest.approx(0.2, abs=0.04 * deviation)
     assert drawn.std().item() == pytest.approx(deviation, rel=short)
+
+
+def test_even_levels_lose_the_largest_and_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why the levels are what they are: the same solver and steps, evenly spaced."""
+    even = 0.999 * torch.arange(12, 0, -1) / 12
+    monkeypatch.setattr(sampling, "noise_levels", lambda steps, shift: even)
+    for deviation, kept in ((0.03, 0.31), (20.0, 0.50)):
+        assert drawn_from_gaussian(deviation).std().item() == pytest.approx(kept * deviation, rel=0.1)
 
 
 def test_noise_levels_fall_and_are_dense_at_both_ends() -> None:
