@@ -10,6 +10,8 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from cxraug.progress import track
+
 BLOCK = 2048  # rows of one block of the matrix of products
 SIDE = 64  # pixels at which pairs are aligned
 SHIFT = 6  # of 64 pixels, in each direction
@@ -112,12 +114,12 @@ def nearest_training(
     """
     known, pixel = features(train), synthetic.shape[1] / SIDE
     distance, where = np.full(len(synthetic), np.inf), np.zeros(len(synthetic), int)
-    for turned in (synthetic, synthetic[:, :, ::-1]):
-        for y, x in shifts:
-            moved = np.roll(turned, (round(y * pixel), round(x * pixel)), axis=(1, 2))
-            value, at = nearest(features(moved), known, euclidean=True, device=device)
-            better = value < distance
-            distance, where = np.where(better, value, distance), np.where(better, at, where)
+    looks = [(turned, shift) for turned in (synthetic, synthetic[:, :, ::-1]) for shift in shifts]
+    for turned, (y, x) in track(looks, "looking for copies"):
+        moved = np.roll(turned, (round(y * pixel), round(x * pixel)), axis=(1, 2))
+        value, at = nearest(features(moved), known, euclidean=True, device=device)
+        better = value < distance
+        distance, where = np.where(better, value, distance), np.where(better, at, where)
     order = np.argsort(distance, kind="stable")
     rows = []
     for place, i in enumerate(order):

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from measured_cohort import FINDINGS, PaintedCore, blind, copying, honest, make_cohort, read
+from PIL import Image
 
 from cxraug.cli.main import run
+from cxraug.cores.core import Prompt, Study
 from cxraug.cores.measures import table
 from cxraug.cores.measures.evaluation import NEAREST, RESULT, TABLE, EvaluationSettings, evaluate_core
 from cxraug.cores.measures.rows import choose_rows, plan_of
@@ -107,6 +109,53 @@ def test_a_core_that_honours_its_prompt_changes_what_it_should(cohort: Path, pro
     assert rows.loc[("recall@1", "reports and images", "attributes"), "flag"] == "core has no shared space"
 
 
+def the_other_view(prompt: Prompt, view: str, seed: int) -> np.ndarray:
+    """The real image of ``view`` of the study whose other view is shown."""
+    shown, path = next(iter(json.loads(prompt.reference_image or "{}").items()))
+    return np.asarray(Image.open(path.replace(f"-{shown}", f"-{view}")))
+
+
+class WritingCore(PaintedCore):
+    """Says which findings the study has whose view is shown, or that there are none."""
+
+    def __init__(self, told: dict[str, str], **others: object) -> None:
+        super().__init__(the_other_view, conditions=("reference_image",), **others)  # type: ignore[arg-type]
+        self.told = told
+        self.card.settings = {"writes_report": True}
+
+    def _generate(self, prompts: list[Prompt], seeds: list[int]) -> list[Study]:
+        made = super()._generate(prompts, seeds)
+        numbers = [Path(next(iter(json.loads(p.reference_image or "{}").values()))).name[:4] for p in prompts]
+        return [replace(s, report=self.told[n]) for s, n in zip(made, numbers, strict=True)]
+
+
+def test_prompts_that_show_a_view_ask_for_the_other(cohort: Path, probes: Path, tmp_path: Path) -> None:
+    sets = ("frontal view", "lateral view")
+    settings = replace(SETTINGS, sets=sets, swaps=0, pairs=0)
+    frame = read(cohort).frame
+    words = {"Effusion": "There is a pleural effusion.", "Mass": "There is a mass.", "No Finding": "No acute findings."}
+    told = {image[7:11]: " ".join(words[x] for x in labels.split("|"))
+            for image, labels in zip(frame["image"], frame["labels"], strict=True)}  # fmt: skip
+    found = evaluate_core(WritingCore(told), read(cohort), tmp_path / "own", settings, probes=probes)
+    assert found["sets"] == dict.fromkeys(sets, 80)
+    rows = rows_of(tmp_path / "own")
+    for prompts, side in (("frontal view", ", Lateral"), ("lateral view", "")):
+        made = pd.read_parquet(tmp_path / "own" / "sets" / prompts.replace(" ", "-") / "manifest.parquet")
+        assert set(made["view"]) == {"Lateral" if side else "PA"}
+        for measure, of in (("label auroc", "macro"), ("sex accuracy", "sex"), ("age correlation", "age")):
+            assert rows.loc[(measure, of + side, prompts), "ratio"] == 1
+        assert rows.loc[("pair accuracy", "frontal and lateral", prompts), "ratio"] == 1
+        assert rows.loc[("report agreement", "micro", prompts), "generated"] == 1
+        assert ("label auroc", "macro" + ("" if side else ", Lateral"), prompts) not in rows.index
+    stranger = PaintedCore(blind, conditions=("reference_image",))
+    evaluate_core(stranger, read(cohort), tmp_path / "blind", settings, probes=probes)
+    rows = rows_of(tmp_path / "blind")
+    for prompts, side in (("frontal view", ", Lateral"), ("lateral view", "")):
+        assert rows.loc[("label auroc", "macro" + side, prompts), "generated"] < 0.7
+        assert rows.loc[("pair accuracy", "frontal and lateral", prompts), "generated"] < 0.7
+        assert rows.loc[("report agreement", "micro", prompts), "flag"] == "core writes no reports"
+
+
 def test_what_a_core_does_not_know_is_a_row(cohort: Path, probes: Path, tmp_path: Path) -> None:
     core = PaintedCore(honest, conditions=("sex",), views=("PA",))
     core.card.findings = ["Mass", "Fracture"]
@@ -118,6 +167,7 @@ def test_what_a_core_does_not_know_is_a_row(cohort: Path, probes: Path, tmp_path
     assert flags[("age adherence", "age", "attributes")] == table.UNKNOWN
     assert flags[("view", "Lateral", "attributes")] == table.UNKNOWN
     assert flags[("prompts", "boxes", "attributes and boxes")] == table.UNKNOWN
+    assert flags[("prompts", "reference_image", "frontal view")] == table.UNKNOWN
     assert flags[("pair auroc", "frontal and lateral", "attributes")] == table.UNKNOWN
     page = write_core_report(tmp_path).read_text()
     assert "Not known to this core" in page

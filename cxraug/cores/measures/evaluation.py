@@ -24,7 +24,16 @@ from cxraug.cores.measures.reader import BATCH, CELL, PARTS, Reader, read, train
 from cxraug.cores.measures.regions import box_adherence, mask_adherence, mask_parts
 from cxraug.cores.measures.report_agreement import report_agreement_rows
 from cxraug.cores.measures.retrieval import NO_SPACE, retrieval
-from cxraug.cores.measures.rows import FRONTAL, MAIN, SETS, choose_rows, missing_fields, plan_of
+from cxraug.cores.measures.rows import (
+    FRONTAL,
+    GIVEN,
+    MAIN,
+    REPORTED,
+    SETS,
+    choose_rows,
+    missing_fields,
+    plan_of,
+)
 from cxraug.cores.measures.swaps import LEAST_UNIT, real_units, swap_matrix, swap_plan, swap_rows
 from cxraug.errors import InputError
 from cxraug.fidelity.comparison import compare_sets
@@ -141,7 +150,6 @@ class _Evaluation:
         self._time("diversity", self._diversity)
         self._time("memorisation", self._memorisation)
         self._retrieval()
-        self._reports()
         return self._write()
 
     # the real side
@@ -206,29 +214,34 @@ class _Evaluation:
             self.table.append(table.unknown("prompts", ", ".join(missing or lacking), name, why))
             return
         plan = plan_of(self.rows, name, self.card, self.findings, seed=self.settings.seed)
-        made = self._generate(name, plan)
-        images = self._aligned(made, name)
+        if not len(plan):
+            self.table.append(table.unknown("prompts", name, name, "no pairs of views in the manifest"))
+            return
+        made, wanted = self._generate(name, plan), self.rows.wanted(name)
+        images = self._aligned(made, name, wanted)
         said = read(self.reader, images, device=self.settings.device)
         if name == MAIN:
             self.main = made
-        for side in self._sides():
+        sides = [side for side in self._sides() if side in self.rows.projection[wanted]]
+        for side in sides:
             self._fidelity(name, made, side)
         fields = SETS[name]
-        for side in self._sides():
-            at, of = np.flatnonzero(self.rows.projection == side), _of(side)
+        whole = bool({"report", *GIVEN} & set(fields))  # shows a study, and with it all that can be read off it
+        for side in sides:
+            at, of = wanted[self.rows.projection[wanted] == side], _of(side)
             own, other, who = self.said.take(at), said.take(at), self.rows.patients[at]
-            if {"findings", "report"} & set(fields):
+            if "findings" in fields or whole:
                 lost = [f for f in self.findings if f not in self.known]
-                if "findings" not in self.card.conditions and "report" not in fields:
+                if "findings" not in self.card.conditions and not whole:
                     lost = list(self.findings)
                 y = self.rows.y(self.findings)[at]
                 self.table += label_adherence(
                     own.findings, other.findings, y, self.findings, who, prompts=name, of=of, unknown=lost
                 )
             for field, measure in (("sex", sex_adherence), ("age", age_adherence)):
-                if field not in fields and "report" not in fields:
+                if field not in fields and not whole:
                     continue
-                if field not in self.card.conditions and "report" not in fields:
+                if field not in self.card.conditions and not whole:
                     self.table.append(table.unknown(f"{field} adherence", field + of, name))
                     continue
                 values = (own.female, other.female) if field == "sex" else (own.age, other.age)
@@ -243,6 +256,8 @@ class _Evaluation:
                 self.table += mask_adherence(own, other, self._masks(at), who, prompts=name, of=of)
         if name == MAIN:
             self._not_measured(name)
+        if name in REPORTED:
+            self._reports(name, plan, made)
         self._consistency(name, images)
 
     def _not_measured(self, name: str) -> None:
@@ -409,25 +424,24 @@ class _Evaluation:
             self.table.append(table.unknown("recall@1", "reports and images", MAIN, NO_SPACE))
             return
         images = [self._pixels(m, f"embed-{i}", native) for i, m in enumerate((self.rows.manifest, self.main))]
-        made = images[1][self._order(self.main)]
+        made = images[1][self._order(self.main, np.arange(len(self.rows)))]
         vectors = [np.asarray(self.core.embed(x[at], view)) for x in (images[0], made)]
         self.table += retrieval(vectors[0], vectors[1], words, texts, self.rows.patients[at], prompts=MAIN, of="")
 
-    def _reports(self) -> None:
-        if self.main is None:
-            return
-        first = np.flatnonzero(np.diff(self.rows.study, prepend=-1))
-        reports = self.main.frame.drop_duplicates("prompt_id").set_index("prompt_id")["report"]
-        texts = [reports[f"p{number:07d}"] for number in self.rows.study[first]]
+    def _reports(self, name: str, plan: pd.DataFrame, made: Manifest) -> None:
+        reports = made.frame.drop_duplicates("prompt_id").set_index("prompt_id")["report"]
+        texts = reports[plan["prompt_id"]].tolist()
         if not all(isinstance(text, str) for text in texts):
-            self.table.append(table.unknown("report agreement", "micro", MAIN, "core writes no reports"))
+            self.table.append(table.unknown("report agreement", "micro", name, "core writes no reports"))
             return
+        place = {f"p{number:07d}": i for i, number in reversed(list(enumerate(self.rows.study)))}
+        first = np.array([place[prompt] for prompt in plan["prompt_id"]])
         real = None
         if self._has("report"):
             frame = self.rows.manifest.frame
             real = [text if isinstance(text, str) else "" for text in frame["report"].iloc[first]]
         self.table += report_agreement_rows(
-            real, texts, self.rows.y(self.known)[first], self.known, self.rows.patients[first], prompts=MAIN
+            real, texts, self.rows.y(self.known)[first], self.known, self.rows.patients[first], prompts=name
         )
 
     # small parts
@@ -456,13 +470,17 @@ class _Evaluation:
             found[i] = mask_parts(path, grid)
         return found
 
-    def _order(self, made: Manifest) -> np.ndarray:
-        """The position in a generated set of the image of each real row."""
+    def _order(self, made: Manifest, wanted: np.ndarray) -> np.ndarray:
+        """The position in a generated set of the image of each of the real rows ``wanted``."""
         place = {key: i for i, key in enumerate(zip(made.frame["prompt_id"], made.frame["view"], strict=True))}
-        return np.array([place[f"p{s:07d}", v] for s, v in zip(self.rows.study, self.rows.views, strict=True)])
+        names = zip(self.rows.study[wanted], self.rows.views[wanted], strict=True)
+        return np.array([place[f"p{s:07d}", v] for s, v in names])
 
-    def _aligned(self, made: Manifest, name: str) -> np.ndarray:
-        return self._pixels(made, name.replace(" ", "-"))[self._order(made)]
+    def _aligned(self, made: Manifest, name: str, wanted: np.ndarray) -> np.ndarray:
+        """Generated images in the order of the real rows; views that were given stay as they are."""
+        images = np.array(self.real)
+        images[wanted] = self._pixels(made, name.replace(" ", "-"))[self._order(made, wanted)]
+        return images
 
     def _cache(self, manifest: Manifest, name: str, encoding: Encoding):  # type: ignore[no-untyped-def]
         return build_cache(manifest, self.out / "cache" / name, encoding)[1]

@@ -20,7 +20,7 @@ from cxraug.studies.manifest import Manifest
 
 FRONTAL = "frontal"
 ATTRIBUTES = ("findings", "sex", "age", "race", "source")
-# What each set of prompts takes over from its real row, beside the views. "attributes" takes all that the core knows.
+# What each set of prompts takes over from its real study, beside the views. "attributes" takes all that the core knows.
 SETS: dict[str, tuple[str, ...]] = {
     "attributes": ATTRIBUTES,
     "views only": (),
@@ -30,8 +30,15 @@ SETS: dict[str, tuple[str, ...]] = {
     "attributes and boxes": (*ATTRIBUTES, "boxes"),
     "attributes and mask": (*ATTRIBUTES, "mask"),
     "report": ("report",),
+    "frontal view": ("frontal",),
+    "lateral view": ("lateral",),
 }
+GIVEN = {
+    "frontal": FRONTAL,
+    "lateral": LATERAL,
+}  # the view of its real study that a prompt shows; it asks for the other
 MAIN = "attributes"
+REPORTED = (MAIN, "frontal view", "lateral view")  # with which a core that writes reports writes one
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,14 @@ class RealRows:
         """Only the rows of these studies, which keep their numbers."""
         at = np.flatnonzero(np.isin(self.study, studies))
         return RealRows(self.manifest.take(at), self.study[at], self.projection[at], [self.boxes[i] for i in at])
+
+    def wanted(self, prompts: str) -> np.ndarray:
+        """Positions of the rows that a set of prompts asks to generate: all, or those whose other view is given."""
+        shown = [GIVEN[f] for f in SETS[prompts] if f in GIVEN]
+        if not shown:
+            return np.arange(len(self))
+        given = set(self.study[self.projection == shown[0]].tolist())
+        return np.flatnonzero((self.projection != shown[0]) & np.isin(self.study, list(given)))
 
     def y(self, findings: Sequence[str]) -> np.ndarray:
         """Labels (n, F): 1, 0, NaN."""
@@ -117,7 +132,8 @@ def choose_rows(manifest: Manifest, splits: Sequence[str], views: Sequence[str],
 def missing_fields(prompts: str, card: Card) -> list[str]:
     """Conditions that a set of prompts needs and the core does not know; of "attributes" it takes what there is."""
     optional = ATTRIBUTES if prompts.startswith(MAIN) else ()
-    return [f for f in SETS[prompts] if f not in card.conditions and f not in optional]
+    needed = ["reference_image" if f in GIVEN else f for f in SETS[prompts] if f not in optional]
+    return [f for f in needed if f not in card.conditions]
 
 
 def plan_of(
@@ -125,19 +141,25 @@ def plan_of(
 ) -> pd.DataFrame:
     """A plan with one prompt per study (``p0000012``), ``repeats`` of it under other seeds (``p0000012-1``, ...).
 
+    Of prompts that show a view only studies with both get one.
+
     Unknown labels are written ``?X``, which leaves them to the core. Boxes are scaled to the core's pixels.
     """
     fields = [f for f in SETS[prompts] if f in card.conditions]
     asked = [f for f in findings if f in card.findings and f != NO_FINDING]
     first = np.flatnonzero(np.diff(rows.study, prepend=-1))
     values, frame = rows.y(asked), rows.manifest.frame
+    wanted = np.zeros(len(rows), bool)
+    wanted[rows.wanted(prompts)] = True
     plan = []
     for start, stop in zip(first.tolist(), [*first[1:].tolist(), len(rows)], strict=True):
         number = int(rows.study[start])
         row = frame.iloc[start]
+        if not wanted[start:stop].any():
+            continue
         named = {f: (-1 if v != v else int(v)) for f, v in zip(asked, values[start], strict=True)}
         line = {
-            "views": "|".join(rows.views[start:stop]),
+            "views": "|".join(rows.views[start:stop][wanted[start:stop]]),
             "labels": format_labels(named) if "findings" in fields and any(v >= 0 for v in named.values()) else None,
             "sex": _text(row, "sex") if "sex" in fields else None,
             "age": float(row["age"]) if "age" in fields else np.nan,
@@ -146,7 +168,8 @@ def plan_of(
             "report": _text(row, "report") if "report" in fields else None,
             "mask": _masks(rows, start, stop) if "mask" in fields else None,
             "boxes": _boxes(rows, start, stop, card, named) if "boxes" in fields else None,
-            "wants_report": prompts == MAIN,
+            "reference_image": _others(rows, start, stop, wanted),
+            "wants_report": prompts in REPORTED,
             "reason": f"evaluation: {prompts}",
         }
         for again in range(repeats):
@@ -172,6 +195,14 @@ def _masks(rows: RealRows, start: int, stop: int) -> str | None:
     pairs = zip(part.frame["view"], part.paths("mask"), strict=True)
     files = {view: str(path) for view, path in pairs if read_mask_values(path).any()}
     return write_files(files) if files else None
+
+
+def _others(rows: RealRows, start: int, stop: int, wanted: np.ndarray) -> str | None:
+    """The views of a study that are not asked for, as a prompt shows them."""
+    part = rows.manifest.take(np.arange(start, stop)[~wanted[start:stop]])
+    if not len(part):
+        return None
+    return write_files({view: str(path) for view, path in zip(part.frame["view"], part.paths(), strict=True)})
 
 
 def _boxes(rows: RealRows, start: int, stop: int, card: Card, named: dict[str, int]) -> str | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cxraug.cores.diffusion.sampling import solver
 from cxraug.cores.multiprompt.denoiser import Asked, MultipromptDenoiser
+from cxraug.cores.multiprompt.network import REPORT
 from cxraug.cores.multiprompt.settings import MultipromptSettings
 
 HIGHEST = 0.999  # noise level of the first step
@@ -31,34 +32,27 @@ def guided(
 
         D = D(nothing) + g_a (D(attributes) - D(nothing)) + g_t (D(attributes, text) - D(attributes))
 
-    where only the parts that are asked for are computed, and only between ``guidance_from`` and ``guidance_until``
-    (Kynkaanniemi et al. 2024); outside, and with both scales 1, it is the conditional model at one evaluation.
+    where g_a is ``guidance`` for views and ``report_guidance`` for the report, and g_t ``text_guidance``. Only the
+    parts that are asked for are computed, and only between ``guidance_from`` and ``guidance_until`` (Kynkaanniemi et
+    al. 2024); outside, and with all scales 1, it is the conditional model at one evaluation.
 
     Parameters
     ----------
     given : slots at noise level 0; they stay in every part.
     attributes, text : whether the rows of this batch ask for any (attributes, masks, boxes) and (report, reference).
     """
-    attribute_scale = settings.guidance if attributes else 1.0
-    text_scale = settings.text_guidance if text else 1.0
-    parts: list[tuple[Asked, float]] = [(asked, 1.0)]
-    if attributes or text:
-        no_text = asked.without(text=True, report_given=report_given) if text else asked
-        nothing = no_text.without(attributes=True) if attributes else no_text
-        weights: dict[int, float] = {}
-        cases = {id(asked): asked, id(no_text): no_text, id(nothing): nothing}
-        for case, weight in (
-            (asked, text_scale),
-            (no_text, attribute_scale - text_scale),
-            (nothing, 1 - attribute_scale),
-        ):
-            if not text and case is no_text and case is not asked:
-                continue
-            weights[id(case)] = weights.get(id(case), 0.0) + weight
-        parts = [(cases[i], w) for i, w in weights.items() if w != 0]
-    everything = parts[0][0]
-    for case, _ in parts[1:]:
-        everything = everything.cat(case)
+    no_text = asked.without(text=True, report_given=report_given) if text else asked
+    nothing = no_text.without(attributes=True) if attributes else no_text
+    cases = {id(case): case for case in (nothing, no_text, asked)}  # what is not asked for makes no case of its own
+
+    def weights(slot: int) -> dict[int, float]:
+        """What each case counts in the combination for ``slot``."""
+        scale = settings.report_guidance if slot == REPORT else settings.guidance
+        scale, text_scale = scale if attributes else 1.0, settings.text_guidance if text else 1.0
+        found = dict.fromkeys(cases, 0.0)
+        for case, weight in ((nothing, 1 - scale), (no_text, scale - text_scale), (asked, text_scale)):
+            found[id(case)] += weight
+        return found
 
     def evaluate(noisy: Slots, t: float, condition: Asked, copies: int) -> Slots:
         first = next(iter({**noisy, **given}.values()))
@@ -71,15 +65,18 @@ def guided(
         return {s: clean[s] for s in noisy}
 
     def model(noisy: Slots, t: float) -> Slots:
-        if len(parts) == 1 or not settings.guidance_from <= t <= settings.guidance_until:
-            alone = parts[0][0] if len(parts) == 1 else asked
-            return evaluate(noisy, t, alone, 1)
-        clean = evaluate(noisy, t, everything, len(parts))
-        found = {}
-        for s, x in clean.items():
-            pieces = x.chunk(len(parts))
-            found[s] = sum(w * piece for (_, w), piece in zip(parts, pieces, strict=True))
-        return found  # type: ignore[return-value]
+        scales = {s: weights(s) for s in noisy}
+        used = [i for i in cases if any(scale[i] for scale in scales.values())]
+        if len(used) == 1 or not settings.guidance_from <= t <= settings.guidance_until:
+            return evaluate(noisy, t, asked, 1)
+        everything = cases[used[0]]
+        for i in used[1:]:
+            everything = everything.cat(cases[i])
+        found: Slots = {}
+        for s, x in evaluate(noisy, t, everything, len(used)).items():
+            pieces = [scales[s][i] * piece for i, piece in zip(used, x.chunk(len(used)), strict=True)]
+            found[s] = torch.stack(pieces).sum(0)
+        return found
 
     return model
 

@@ -10,7 +10,7 @@ Stage = Literal["autoencoder", "report", "alignment", "denoiser"]
 STAGES: tuple[Stage, ...] = ("autoencoder", "report", "alignment", "denoiser")
 SAMPLER = {
     "sampler_steps", "guidance", "text_guidance", "guidance_from", "guidance_until", "flow_shift", "solver",
-    "draw_boxes",
+    "draw_boxes", "report_guidance",
 }  # fmt: skip
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -53,10 +53,10 @@ class MultipromptSettings(BaseModel):
         ``reference_share`` (0: no condition of the core).
         References are embedded in a shared space of ``shared_width`` dimensions, aligned in ``alignment_steps``.
     Sampler
-        ``sampler_steps`` of ``solver``; classifier-free ``guidance`` for attributes, boxes and masks and
-        ``text_guidance`` for reports and references (1 is none), at noise levels from ``guidance_from`` to
-        ``guidance_until``; ``flow_shift`` above 1 spends more steps at high noise.
-        ``draw_boxes`` draws the boxes of findings that are asked for without one (cores trained with boxes only).
+        ``sampler_steps`` of ``solver``; classifier-free ``guidance`` by attributes, boxes and masks (of a generated
+        report: ``report_guidance``) and ``text_guidance`` by reports and references (1 is none), at noise levels from
+        ``guidance_from`` to ``guidance_until``; ``flow_shift`` above 1 spends more steps at high noise.
+        ``draw_boxes`` draws the boxes of findings that are asked for without one, if the core was trained with boxes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -104,6 +104,7 @@ class MultipromptSettings(BaseModel):
     sampler_steps: int = Field(12, ge=1)
     guidance: float = Field(1.5, ge=0)
     text_guidance: float = Field(1.5, ge=0)
+    report_guidance: float = Field(1.5, ge=0)
     guidance_from: float = Field(0.0, ge=0, lt=1)
     guidance_until: float = Field(1.0, gt=0, le=1)
     flow_shift: float = Field(1.0, gt=0)

@@ -138,6 +138,21 @@ def test_guidance_is_the_written_combination() -> None:
         assert not torch.allclose(late(noisy, 0.4)[0], full, atol=1e-3)
 
 
+def test_a_report_is_guided_by_a_scale_of_its_own() -> None:
+    denoiser, studies, asked = denoiser_and_asked((FRONTAL,))
+    perturbed(denoiser)
+    asked = replace(asked, report_known=torch.ones(6, 1))
+    noisy = {0: torch.randn(6, 1, 16, 16), REPORT: torch.randn_like(studies.latents[:6])}
+    times = dict.fromkeys(noisy, torch.full((6, 1), 0.6))
+    model = guided(denoiser, asked, {}, toy_settings(guidance=1.0, report_guidance=4.0), attributes=True)
+    with torch.no_grad():
+        found = model(noisy, 0.6)
+        full, bare = (denoiser(noisy, times, c).clean for c in (asked, asked.without(attributes=True)))
+    assert torch.allclose(found[0], full[0], atol=1e-5)
+    assert torch.allclose(found[REPORT], bare[REPORT] + 4 * (full[REPORT] - bare[REPORT]), atol=1e-4)
+    assert not torch.allclose(found[REPORT], full[REPORT], atol=1e-2)
+
+
 def drawn_from_gaussian(deviation: float) -> torch.Tensor:
     """8,000 draws in 12 steps with the exact denoiser of a Gaussian of mean 0.2."""
 
