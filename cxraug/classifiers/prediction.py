@@ -23,25 +23,31 @@ NO_GROUPS = {
 }  # fmt: skip
 
 
-def predict_arm(folder: Path, pixels: np.ndarray, *, batch: int = 256, device: str = "auto") -> np.ndarray:
+def predict_arm(folder: Path, pixels: np.ndarray, *, batch: int | None = None, device: str = "auto") -> np.ndarray:
     """Probabilities float32 (n, F) of a trained classifier, in the order of its card's findings.
 
     Parameters
     ----------
     folder : of a trained classifier. pixels : uint8 (n, S, S), encoded as its training images were.
-    batch : images at once. device : ``auto`` is CUDA where there is one.
+    batch : images at once; default :func:`batch_on` the device. device : ``auto`` is CUDA where there is one.
 
     Raises
     ------
     InputError : no classifier in ``folder``, or images of another size than it was trained on.
     """
     card, model, where = open_classifier(folder, pixels, device=device)
+    batch = batch or batch_on(where)
     result = np.empty((len(pixels), len(card.findings)), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, len(pixels), batch):
             logits = model(to_unit(pixels[start : start + batch], where))
             result[start : start + batch] = torch.sigmoid(logits.double()).cpu().numpy()
     return result
+
+
+def batch_on(device: torch.device) -> int:
+    """Images at once: few on the CPU, where the activations of more leave its cache."""
+    return 16 if device.type == "cpu" else 256
 
 
 def open_classifier(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cxraug.classifiers.models import XRV, build_model
-from cxraug.classifiers.prediction import open_classifier
+from cxraug.classifiers.prediction import batch_on, open_classifier
 from cxraug.classifiers.settings import TrainSettings
 from cxraug.classifiers.training import initial_model, to_unit
 from cxraug.errors import InputError
@@ -21,7 +21,7 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse regularisation, strongest f
 
 
 def arm_features(
-    folder: Path, pixels: np.ndarray, *, trained: bool = True, batch: int = 256, device: str = "auto"
+    folder: Path, pixels: np.ndarray, *, trained: bool = True, batch: int | None = None, device: str = "auto"
 ) -> np.ndarray:
     """What a classifier's last layer is given, float32 (n, D).
 
@@ -29,7 +29,8 @@ def arm_features(
     ----------
     folder : of a trained classifier. pixels : uint8 (n, S, S), encoded as its training images were, n >= 1.
     trained : False takes the network as it was before its training: random, or the weights that it began with.
-    batch : images at once. device : ``auto`` is CUDA where there is one.
+    batch : images at once; default :func:`cxraug.classifiers.prediction.batch_on` the device.
+    device : ``auto`` is CUDA where there is one.
 
     Raises
     ------
@@ -41,7 +42,7 @@ def arm_features(
         weights = Path(settings.weights) if settings.weights else None
         with torch.random.fork_rng(devices=[]):
             model = initial_model(settings, card.findings, card.size, card.seed, weights).to(where).eval()
-    parts = []
+    parts, batch = [], batch or batch_on(where)
     with torch.inference_mode():
         for start in range(0, len(pixels), batch):
             parts.append(model.features(to_unit(pixels[start : start + batch], where)).float().cpu().numpy())

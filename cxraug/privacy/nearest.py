@@ -84,10 +84,13 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-6)
 
 
+Features = Callable[[np.ndarray], np.ndarray]
+
+
 def nearest_training(
     synthetic: np.ndarray,
     train: np.ndarray,
-    features: Callable[[np.ndarray], np.ndarray],
+    features: Features,
     *,
     images: Sequence[str],
     train_images: Sequence[str],
@@ -96,33 +99,69 @@ def nearest_training(
     shifts: Sequence[tuple[int, int]] = SHIFTS,
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """The nearest training image of every synthetic one, closest pairs first (:data:`COLUMNS`).
+    """The nearest training image of every synthetic one: :func:`look_up`, as a table (:func:`pairs`)."""
+    distance, where = look_up(synthetic, train, features, shifts=shifts, device=device)
+    return pairs(
+        synthetic, train, distance, where, images=images, train_images=train_images, train_patients=train_patients,
+        closest=closest,
+    )  # fmt: skip
+
+
+def look_up(
+    synthetic: np.ndarray, train: np.ndarray, features: Features, *, shifts: Sequence[tuple[int, int]] = SHIFTS,
+    device: str = "cpu",
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Distance to the nearest training image, and its row, (n,) each, over mirroring and shifts.
 
     Parameters
     ----------
     synthetic, train : uint8 (n, S, S) and (m, S, S). features : from such pixels to float32 (n, d), for example the
         ``features`` of :func:`cxraug.fidelity.extractors.open_extractor`.
-    images, train_images, train_patients : names of the rows.
-    closest : how many of the closest pairs are aligned (:func:`align`); the others have no ``correlation``.
-    shifts : (down, right) in pixels of 64, at which each image is looked up, as it is and mirrored. One search each:
+    shifts : (down, right) in pixels of 64, at which pairs are compared, as they are and mirrored. One search each:
         ``((0, 0),)`` is nine times faster than the default, and misses more copies that were shifted or cropped.
 
     Notes
     -----
-    The nearest over all look-ups counts. ``distance`` is Euclidean, between features; ``shift_x`` and ``shift_y`` are
-    in pixels of 64. A copy is found as far as the features do not see how it was changed.
+    Distances are Euclidean, between features, and the smallest over all look-ups counts. Of the two sets the smaller
+    one is mirrored and shifted, for features are what takes time; the default shifts come in opposite pairs. A copy is
+    found as far as the features do not see how it was changed.
     """
-    known, pixel = features(train), synthetic.shape[1] / SIDE
+    few = len(train) < len(synthetic)
+    still, turned = (features(synthetic), train) if few else (features(train), synthetic)
+    pixel = synthetic.shape[1] / SIDE
     distance, where = np.full(len(synthetic), np.inf), np.zeros(len(synthetic), int)
-    looks = [(turned, shift) for turned in (synthetic, synthetic[:, :, ::-1]) for shift in shifts]
-    for turned, (y, x) in track(looks, "looking for copies"):
-        moved = np.roll(turned, (round(y * pixel), round(x * pixel)), axis=(1, 2))
-        value, at = nearest(features(moved), known, euclidean=True, device=device)
+    looks = [(images, shift) for images in (turned, turned[:, :, ::-1]) for shift in shifts]
+    for images, (y, x) in track(looks, "looking for copies"):
+        moved = features(np.roll(images, (round(y * pixel), round(x * pixel)), axis=(1, 2)))
+        sides = (still, moved) if few else (moved, still)
+        value, at = nearest(*sides, euclidean=True, device=device)
         better = value < distance
         distance, where = np.where(better, value, distance), np.where(better, at, where)
-    order = np.argsort(distance, kind="stable")
+    return distance, where
+
+
+def pairs(
+    synthetic: np.ndarray,
+    train: np.ndarray,
+    distance: np.ndarray,
+    where: np.ndarray,
+    *,
+    images: Sequence[str],
+    train_images: Sequence[str],
+    train_patients: Sequence[str],
+    closest: int = 100,
+) -> pd.DataFrame:
+    """Synthetic images with their nearest training images, closest pairs first (:data:`COLUMNS`).
+
+    Parameters
+    ----------
+    distance, where : of :func:`look_up`.
+    images, train_images, train_patients : names of the rows.
+    closest : how many of the closest pairs are aligned (:func:`align`); the others have no ``correlation``. Of an
+        alignment ``shift_x`` and ``shift_y`` are in pixels of 64.
+    """
     rows = []
-    for place, i in enumerate(order):
+    for place, i in enumerate(np.argsort(distance, kind="stable")):
         row = {
             "image": images[i],
             "nearest_image": train_images[where[i]],

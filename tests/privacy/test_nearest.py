@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 
 from cxraug.fidelity.extractors import conv_random
 from cxraug.privacy import nearest as module
-from cxraug.privacy.nearest import COLUMNS, align, nearest, nearest_training
+from cxraug.privacy.nearest import COLUMNS, align, look_up, nearest, nearest_training
 from cxraug.studies.phantom.cohort import PhantomSettings, render_study, sample_cohort
 
 SIDE = 64
@@ -81,6 +81,29 @@ def test_planted_copies_are_found_and_agree(train: np.ndarray, others: np.ndarra
     assert copies.loc[found, "correlation"].min() > 0.9
     assert copies.loc[found, "correlation"].min() > unrelated["correlation"].max() + 0.05
     assert copies.loc[found, "mirrored"].eq(kind == "mirrored").all()
+
+
+def test_either_set_may_be_the_one_that_is_turned(train: np.ndarray) -> None:
+    """A mirrored and shifted copy is at distance 0 of its original, whichever set is smaller."""
+    few, shift = train[:9], (3 * SIDE // 64, -3 * SIDE // 64)
+    copies = np.roll(few[:, :, ::-1], shift, axis=(1, 2))
+    seen: list[int] = []
+
+    def features(pixels: np.ndarray) -> np.ndarray:
+        seen.append(len(pixels))
+        return pixels.reshape(len(pixels), -1).astype(np.float32)
+
+    distance, where = look_up(copies, train, features)
+    assert not distance.any()
+    assert where.tolist() == list(range(9))
+    assert seen == [TRAIN] + [9] * 18
+    seen.clear()
+    many = np.concatenate([copies, train[20:]])
+    distance, where = look_up(many, few, features)
+    assert not distance[:9].any()
+    assert where[:9].tolist() == list(range(9))
+    assert distance[9:].min() > 0
+    assert seen == [len(many)] + [9] * 18
 
 
 def test_the_transform_is_named(train: np.ndarray) -> None:

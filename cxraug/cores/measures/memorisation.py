@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cxraug.cores.measures import table
-from cxraug.privacy.nearest import nearest_training
+from cxraug.privacy.nearest import Features, look_up, pairs
 
 LISTED = 20
 HOW = (
@@ -30,7 +30,7 @@ class Training:
 
 
 def memorisation(
-    generated: np.ndarray, real: np.ndarray, train: Training, features: Callable[[np.ndarray], np.ndarray],
+    generated: np.ndarray, real: np.ndarray, train: Training, features: Features,
     *, images: Sequence[str], real_images: Sequence[str], of: str, extractor: str, prompts: str = "all",
 ) -> tuple[list[dict[str, Any]], pd.DataFrame]:  # fmt: skip
     """Compare nearest training images of generated and of held-out real images, uint8 (n, S, S) and (k, S, S).
@@ -42,8 +42,13 @@ def memorisation(
     pairs (all that are flagged, if those are more) with a column ``closer_than_real``. More generated than real images
     make the smallest distance smaller by chance alone: both counts are in ``method``.
     """
-    own = _nearest(generated, images, train, features)
-    held = _nearest(real, real_images, train, features)
+    distance, where = look_up(np.concatenate([generated, real]), train.pixels, features)
+    n = len(generated)
+    own, held = (
+        pairs(pixels, train.pixels, distance[part], where[part], images=names, train_images=train.images,
+              train_patients=train.patients)
+        for pixels, names, part in ((generated, images, slice(n)), (real, real_images, slice(n, None)))
+    )  # fmt: skip
     limit = float(held["distance"].min())
     closer = own["distance"].to_numpy() < limit
     counts = f"{HOW}; {len(own)} generated, {len(held)} held-out real, {len(train.images)} training images; {extractor}"
@@ -64,11 +69,3 @@ def memorisation(
 
 def _ratio(value: dict[str, float]) -> dict[str, float]:
     return {"ratio": value["generated"] / value["real"]} if value["real"] > 0 else {}
-
-
-def _nearest(
-    pixels: np.ndarray, images: Sequence[str], train: Training, features: Callable[[np.ndarray], np.ndarray]
-) -> pd.DataFrame:
-    return nearest_training(
-        pixels, train.pixels, features, images=images, train_images=train.images, train_patients=train.patients
-    )
