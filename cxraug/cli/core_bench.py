@@ -19,6 +19,7 @@ def bench(
     until: str | None = typer.Option(
         None, "--until", help="Noise levels below which guidance acts; default the core's."
     ),
+    since: str | None = typer.Option(None, "--from", help="Noise levels above which it acts; default the core's."),
     n: int = typer.Option(500, "--n", min=20, help="Studies."),
     splits: str = typer.Option("val", "--splits", help="Splits of the real rows. Choose on val, never on test."),
     tolerance: float = typer.Option(
@@ -45,16 +46,17 @@ def bench(
     own = core.sampler
     scales = _numbers(guidance, "--guidance") or [float(own.get("guidance", 1.0))]
     levels = _numbers(until, "--until") or [float(own.get("guidance_until", 1.0))]
+    lowest = _numbers(since, "--from") or [float(own.get("guidance_from", 0.0))]
     counts = [int(x) for x in _numbers(steps, "--steps") or []]
     real = read_manifest(manifest, root=root, where=parse_where(where))
     found = bench_core(
-        core, real, open_extractor(extractor), trials(counts, scales, levels),
+        core, real, open_extractor(extractor), trials(counts, scales, levels, lowest),
         splits=names(splits) or [], n=n, seed=seed, tolerance=tolerance, folder=out,
     )  # fmt: skip
     chosen = found[found["chosen"]].iloc[0]
     if write:
-        write_sampler(name, sampler_steps=int(chosen["steps"]), guidance=float(chosen["guidance"]),
-                      guidance_until=float(chosen["guidance_until"]))  # fmt: skip
+        known = [x for x in ("guidance", "guidance_from", "guidance_until") if x in own]
+        write_sampler(name, sampler_steps=int(chosen["steps"]), **{x: float(chosen[x]) for x in known})
     if as_json:
         print_json({"trials": found.to_dict("records"), "written": write, "table": out / "bench.csv"})
         return
@@ -62,11 +64,23 @@ def bench(
     from rich.table import Table
 
     table = Table(
-        "steps", "guidance", "until", "evals", "s/image", "Frechet", "over", "bound", "", box=None, pad_edge=False
+        "steps",
+        "guidance",
+        "from",
+        "until",
+        "evals",
+        "s/image",
+        "Frechet",
+        "over",
+        "bound",
+        "",
+        box=None,
+        pad_edge=False,
     )
     for row in found.to_dict("records"):
         table.add_row(
-            str(row["steps"]), f"{row['guidance']:g}", f"{row['guidance_until']:g}", f"{row['evaluations']:g}",
+            str(row["steps"]), f"{row['guidance']:g}", f"{row['guidance_from']:g}", f"{row['guidance_until']:g}",
+            str(row["evaluations"]),
             f"{row['seconds_per_image']:.3f}", f"{row['frechet']:.3f}", f"{row['over_best']:+.1%}",
             f"{row['ci_high']:+.1%}", "chosen" if row["chosen"] else "",
         )  # fmt: skip

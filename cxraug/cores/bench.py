@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,28 +28,41 @@ from cxraug.synthesis.sample import contact_sheet
 
 BLOCKS = 10
 COLUMNS = (
-    "steps", "guidance", "guidance_until", "evaluations", "seconds_per_image", "frechet", "over_best", "ci_high",
-    "chosen",
+    "steps", "guidance", "guidance_from", "guidance_until", "evaluations", "seconds_per_image",
+    "frechet", "over_best", "ci_high", "chosen",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting of the sampler."""
+    """One setting of the sampler: guidance acts at noise levels from ``since`` to ``until``."""
 
     steps: int
     guidance: float
-    until: float
+    until: float = 1.0
+    since: float = 0.0
 
     @property
-    def evaluations(self) -> float:
-        """Evaluations of the network per image: two where guidance acts, one elsewhere (by noise level, evenly)."""
-        return self.steps * (1 + self.until) if self.guidance not in (0.0, 1.0) else float(self.steps)
+    def name(self) -> str:
+        """Of its files."""
+        part = f"_from-{self.since:g}" if self.since else ""
+        return f"steps-{self.steps}_guidance-{self.guidance:g}{part}_until-{self.until:g}"
+
+    def evaluations(self, levels: Sequence[float]) -> int:
+        """Evaluations of the network per image for steps at these noise levels: two where guidance acts, else one."""
+        guided = 0 if self.guidance in (0.0, 1.0) else sum(self.since <= t <= self.until for t in levels)
+        return len(levels) + guided
 
 
-def trials(steps: Sequence[int], guidance: Sequence[float], until: Sequence[float]) -> list[Trial]:
+def trials(
+    steps: Sequence[int], guidance: Sequence[float], until: Sequence[float], since: Sequence[float] = (0.0,)
+) -> list[Trial]:
     """All combinations; without guidance its interval means nothing and is written once."""
-    found = [Trial(s, g, u if g not in (0.0, 1.0) else 1.0) for s in steps for g in guidance for u in until]
+    found = []
+    for s, g, u, f in itertools.product(steps, guidance, until, since):
+        if f >= u:
+            raise InputError("guidance cannot begin above its end", found=f"--from {f:g} --until {u:g}")
+        found.append(Trial(s, g, u, f) if g not in (0.0, 1.0) else Trial(s, g))
     return list(dict.fromkeys(found))
 
 
@@ -86,15 +100,15 @@ def bench_core(
     features: list[np.ndarray] = []
     table: list[dict[str, Any]] = []
     for trial in track(wanted, "trials"):
-        name = f"steps-{trial.steps}_guidance-{trial.guidance:g}_until-{trial.until:g}"
-        kept = folder / "trials" / f"{name}.npz"
+        kept = folder / "trials" / f"{trial.name}.npz"
+        since = trial.since if trial.since or "guidance_from" in core.sampler else None
+        core.configure(steps=trial.steps, guidance=trial.guidance, guidance_until=trial.until, guidance_from=since)
         if not kept.is_file():
-            core.configure(steps=trial.steps, guidance=trial.guidance, guidance_until=trial.until)
             began = time.perf_counter()
             studies = core.generate(prompts, seeds)
             seconds = (time.perf_counter() - began) / len(prompts)
             images = [next(iter(s.images.values())) for s in studies]
-            sheet = folder / "sheets" / f"{name}.png"
+            sheet = folder / "sheets" / f"{trial.name}.png"
             sheet.parent.mkdir(parents=True, exist_ok=True)
             with atomic(sheet) as temporary:
                 Image.fromarray(contact_sheet(images[:64])).save(temporary, format="PNG")
@@ -106,9 +120,9 @@ def bench_core(
             features.append(stored["features"])
             seconds = float(stored["seconds"])
         table.append({
-            "steps": trial.steps, "guidance": trial.guidance, "guidance_until": trial.until,
-            "evaluations": trial.evaluations, "seconds_per_image": seconds,
-            "frechet": frechet_distance(real, features[-1]),
+            "steps": trial.steps, "guidance": trial.guidance, "guidance_from": trial.since,
+            "guidance_until": trial.until, "evaluations": trial.evaluations(core.noise_levels()),
+            "seconds_per_image": seconds, "frechet": frechet_distance(real, features[-1]),
         })  # fmt: skip
     frame = pd.DataFrame(table)
     best = int(frame["frechet"].argmin())

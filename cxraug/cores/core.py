@@ -208,6 +208,10 @@ class GenerativeCore(ABC):
         if changed:
             raise InputError(f"core {self.card.name} has no sampler setting {changed[0]!r}")
 
+    def noise_levels(self) -> list[float]:
+        """Noise levels in (0, 1] of the sampler's steps, falling; none of a core without steps."""
+        return []
+
     @abstractmethod
     def _generate(self, prompts: list[Prompt], seeds: list[int]) -> list[Study]:
         """Generate exactly ``batch_size`` studies; prompts were checked."""

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from cxraug.cli.main import app
 from cxraug.cores.bench import Trial, bench_core, trials
-from cxraug.cores.core import Card, GenerativeCore, Study
-from cxraug.cores.registry import read_card
+from cxraug.cores.core import Card, GenerativeCore, Prompt, Study
+from cxraug.cores.registry import open_core, read_card
 from cxraug.errors import InputError
 from cxraug.fidelity.extractors import open_extractor
 from cxraug.studies.manifest import read_manifest
@@ -46,7 +46,7 @@ class Steps(GenerativeCore):
         self.sampler = {"steps": 8, "guidance": 1.0, "guidance_until": 1.0}
         self.drawn = 0
 
-    def configure(self, *, steps=None, guidance=None, guidance_until=None) -> None:
+    def configure(self, *, steps=None, guidance=None, guidance_until=None, guidance_from=None) -> None:
         self.sampler = {"steps": steps, "guidance": guidance, "guidance_until": guidance_until}
 
     def _generate(self, prompts, seeds):
@@ -74,10 +74,36 @@ def test_the_cheapest_good_setting_is_chosen_and_trials_are_kept(tmp_path: Path)
 
 
 def test_evaluations_count_guidance() -> None:
-    assert Trial(10, 1.0, 1.0).evaluations == 10
-    assert Trial(10, 2.0, 1.0).evaluations == 20
-    assert Trial(10, 2.0, 0.5).evaluations == 15
+    levels = [0.9, 0.6, 0.5, 0.2, 0.1]
+    assert Trial(5, 1.0, 1.0).evaluations(levels) == 5
+    assert Trial(5, 2.0, 1.0).evaluations(levels) == 10
+    assert Trial(5, 2.0, 0.5).evaluations(levels) == 8
+    assert Trial(5, 2.0, 0.6, 0.2).evaluations(levels) == 8
     assert len(trials([4], [1.0, 2.0], [0.5, 1.0])) == 3
+    assert [t.since for t in trials([4], [1.0, 2.0], [1.0], [0.0, 0.3])] == [0.0, 0.0, 0.3]
+    with pytest.raises(InputError, match=r"--from 0.6 --until 0.5"):
+        trials([4], [2.0], [0.5], [0.6])
+
+
+@pytest.mark.parametrize("kind", ["toy", "diffusion"])
+def test_a_core_says_at_which_levels_it_evaluates(kind: str, request: pytest.FixtureRequest) -> None:
+    """Counted where the network is called, and as the trial counts them."""
+    core = open_core(request.getfixturevalue(f"{kind}_folder"))
+    rows = []
+    core.denoiser.register_forward_pre_hook(
+        lambda _, given: rows.append(len(next(iter(given[1].values())) if kind == "toy" else given[0]))
+    )
+    core.configure(steps=6, guidance=2.0, guidance_until=0.7, **({"guidance_from": 0.2} if kind == "toy" else {}))
+    core.generate(
+        [Prompt(f"p{i}", {"Effusion": 1}, wants_report=False) for i in range(core.batch_size)],
+        list(range(core.batch_size)),
+    )
+    levels = core.noise_levels()
+    assert levels == sorted(levels, reverse=True)
+    assert len(levels) == 6
+    since = 0.2 if kind == "toy" else 0.0
+    assert sum(rows) == core.batch_size * Trial(6, 2.0, 0.7, since).evaluations(levels)
+    assert core.batch_size * 6 < sum(rows) < core.batch_size * 12
 
 
 def test_the_command_writes_the_default(diffusion_folder: Path, tmp_path: Path) -> None:

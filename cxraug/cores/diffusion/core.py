@@ -10,7 +10,7 @@ from torch import Tensor
 from cxraug.cores.conditions import Vocabulary
 from cxraug.cores.core import Card
 from cxraug.cores.diffusion.denoiser import Denoiser
-from cxraug.cores.diffusion.sampling import guided, sample
+from cxraug.cores.diffusion.sampling import guided, sample, solver
 from cxraug.cores.linear_gaussian import ConditionBatch, GaussianModel
 from cxraug.cores.pixel_core import PixelCore, load_weights, vocabulary_of
 from cxraug.cores.sampled_core import SampledCore
@@ -28,6 +28,12 @@ class DiffusionCore(PixelCore, SampledCore):
         self.batch_size = settings.sample_batch
         self.dtype = str(denoiser.dtype).removeprefix("torch.")  # for provenance: it depends on the machine
         self._use(settings)
+
+    def noise_levels(self) -> list[float]:
+        """As the contract."""
+        scheduler = solver(self.settings)
+        scheduler.set_timesteps(self.settings.sampler_steps)
+        return scheduler.sigmas[:-1].tolist()  # type: ignore[no-any-return]
 
     def _draw(self, batch: ConditionBatch, streams: list[torch.Generator]) -> Tensor:
         def denoise(noisy: Tensor, t: Tensor, conditions: ConditionBatch) -> Tensor:

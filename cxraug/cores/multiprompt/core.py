@@ -20,7 +20,7 @@ from cxraug.cores.multiprompt.denoiser import JITTER, Asked, MultipromptDenoiser
 from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT, SLOTS
 from cxraug.cores.multiprompt.placement import Placement
 from cxraug.cores.multiprompt.report_codec import ReportCodec
-from cxraug.cores.multiprompt.sampling import guided, sample
+from cxraug.cores.multiprompt.sampling import guided, noise_levels, sample
 from cxraug.cores.multiprompt.settings import SAMPLER, MultipromptSettings
 from cxraug.cores.multiprompt.settings_autoencoder import AutoencoderSettings
 from cxraug.cores.multiprompt.spatial import Layout
@@ -69,6 +69,10 @@ class MultipromptCore(SampledCore):
         self.batch_size = settings.sample_batch
         self.dtype = str(denoiser.dtype).removeprefix("torch.")
         self._use(settings)
+
+    def noise_levels(self) -> list[float]:
+        """As the contract."""
+        return noise_levels(self.settings.sampler_steps, self.settings.flow_shift).tolist()  # type: ignore[no-any-return]
 
     def refuse(self, prompt: Prompt) -> None:
         """As the contract, and views that this denoiser cannot draw together: one of each projection at most."""
