@@ -249,7 +249,8 @@ def copies(
             images=plan["prompt_id"].tolist(), real_images=held.frame["image"].tolist(), of="all",
             extractor=extractor.name,
         )  # fmt: skip
-        answer[extractor.name] = {"sha256": extractor.sha256, "rows": rows}
+        told = [{name: value for name, value in row.items() if value == value} for row in rows]  # JSON has no NaN
+        answer[extractor.name] = {"sha256": extractor.sha256, "rows": told}
         pairs.to_csv(asked.work / f"pairs-{extractor.name.split()[0]}.csv", index=False)
         names = {name: i for i, name in enumerate(known.images)}
         strips = []

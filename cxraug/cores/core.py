@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -84,11 +84,13 @@ class Prompt:
 class Study:
     """One generated study: ``images`` maps a view to uint8 pixels (H, W), 0 black to 255 white; ``report`` is text.
 
-    Where a report alone was wanted, there are no images.
+    Where a report alone was wanted, there are no images. ``boxes`` maps a view to the boxes, as a manifest has them,
+    where a core put findings that its prompt did not place.
     """
 
     images: dict[str, np.ndarray]
     report: str | None = None
+    boxes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 class Card(BaseModel):
@@ -200,7 +202,7 @@ class GenerativeCore(ABC):
             part_seeds += [part_seeds[-1]] * (self.batch_size - n)
             studies += self._generate(part, part_seeds)[:n]
         wanted = [prompt.writes_report for prompt in prompts]
-        return [s if report else Study(s.images) for s, report in zip(studies, wanted, strict=True)]
+        return [s if report else replace(s, report=None) for s, report in zip(studies, wanted, strict=True)]
 
     def configure(self, **sampler: Any) -> None:
         """Change sampler settings (``steps``, ``guidance``, ...); None keeps one. Cores without any take only None."""

@@ -35,7 +35,8 @@ def set_frame(
     verdicts : image -> reasons for rejection (empty: accepted); an image that is not named has no verdict yet.
     masks : paths of the masks that the set keeps (:func:`mask_path`).
 
-    The columns ``boxes`` (what was asked for, in pixels of the image) and ``mask`` are there only if a row has one.
+    The columns ``boxes`` (asked for, or chosen by the core, in pixels of the image) and ``mask`` are there only if a
+    row has one.
     """
     last: dict[str, int] = {}
     for line in lines:
@@ -104,7 +105,7 @@ def _row(line: dict[str, Any], verdicts: Mapping[str, Sequence[str]], masks: Col
         "race": prompt.get("race"),
         "labels": format_labels(prompt["labels"]) or None,
         "report": line["report"],
-        "boxes": _boxes(prompt, line["view"]),
+        "boxes": json.dumps(line["boxes"]) if "boxes" in line else _boxes(prompt, line["view"]),
         "mask": mask if mask in masks else None,
         "source": prompt.get("source", ""),
         "split": "train",

@@ -47,14 +47,16 @@ def environment(core: GenerativeCore) -> dict[str, Any]:
 
 def provenance_line(
     *, index: int, prompt: Prompt, view: str, seed: int, draw: int, image: str, sha256: str, report: str | None,
-    facts: dict[str, Any],
+    boxes: list[dict[str, Any]] | None, facts: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """One line of ``provenance.jsonl``.
 
     ``index`` is the prompt's place in the plan, ``draw`` 0 for the first try and more for re-draws, ``sha256`` that of
-    the image file's bytes, ``facts`` the union of :func:`core_facts` and :func:`environment`.
+    the image file's bytes, ``boxes`` where the core itself put findings in it (:class:`Study`), ``facts`` the union of
+    :func:`core_facts` and :func:`environment`.
     """
+    placed = {} if boxes is None else {"boxes": boxes}
     return {
         "prompt_id": prompt.prompt_id, "index": index, "draw": draw, "view": view, "seed": seed, "image": image,
-        "sha256": sha256, "report": report or None, "prompt": prompt_fields(prompt), **facts,
+        "sha256": sha256, "report": report or None, "prompt": prompt_fields(prompt), **placed, **facts,
     }  # fmt: skip

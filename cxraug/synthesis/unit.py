@@ -103,6 +103,7 @@ def make_unit(unit: Unit, core: GenerativeCore, folder: Path) -> list[dict[str, 
                         image=image,
                         sha256=write_png(folder / image, study.images[view]),
                         report=study.report,
+                        boxes=study.boxes.get(view),
                         facts=facts,
                     )
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,7 +162,22 @@ class MultipromptCore(SampledCore):
         if role.report == "write":
             assert self.codec is not None
             written = list(self.codec.decode(found[REPORT]))
-        return [Study({view: pixels[_slot(view)][i] for view in p.views}, written[i]) for i, p in enumerate(prompts)]
+        return [
+            Study({view: pixels[_slot(view)][i] for view in p.views}, written[i],
+                  {view: self._written(placed[i][_slot(view)], givens[i], view) for view in p.views
+                   if _slot(view) in placed[i]})
+            for i, p in enumerate(prompts)
+        ]  # fmt: skip
+
+    def _written(self, drawn: Tensor, given: Given, view: str) -> list[dict[str, Any]]:
+        """All boxes of a view in which some were drawn, as a manifest has them."""
+        chosen = [(self.card.findings[int(place)], *sides) for place, *sides in drawn.tolist()]
+        size, found = self.card.resolution, []
+        for label, x, y, w, h in [*given.boxes.get(view, []), *chosen]:
+            left, top, right, bottom = (round(side * size, 1) for side in (x, y, x + w, y + h))
+            sides = {"x": left, "y": top, "w": round(right - left, 1), "h": round(bottom - top, 1)}
+            found.append({"label": label, **sides})
+        return found
 
     def _placed(self, prompt: Prompt, given: Given, seed: int, role: Role) -> dict[int, Tensor]:
         """Boxes (n, 5) drawn by slot for findings that are asked for without one; {} leaves all places to the network.

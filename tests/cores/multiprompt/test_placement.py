@@ -90,7 +90,12 @@ def test_the_finding_lies_where_its_box_was_drawn(learned: GenerativeCore) -> No
     nothing = learned_given(learned, prompts[0])
     boxes = [learned._placed(p, nothing, i, role)[FRONTAL] for i, p in enumerate(prompts)]
     assert all(len(b) == 1 for b in boxes)
-    images = [s.images["PA"] for s in learned.generate(prompts, list(range(16)))]
+    studies = learned.generate(prompts, list(range(16)))
+    images = [s.images["PA"] for s in studies]
+    for study, drawn in zip(studies, boxes, strict=True):
+        (told,) = study.boxes["PA"]
+        assert told["label"] == "Nodule"
+        assert [told[side] / SIZE for side in "xywh"] == pytest.approx(drawn[0, 1:].tolist(), abs=0.1 / SIZE + 1e-6)
     seen = [contrast(image, b[0]) for image, b in zip(images, boxes, strict=True)]
     assert np.median(seen) > 35
     elsewhere = [contrast(image, b[0]) for image, b in zip(images, boxes[1:] + boxes[:1], strict=True)]
@@ -141,6 +146,9 @@ def test_open_findings_get_boxes_as_often_as_they_occur(toy_folder: Path) -> Non
     assert np.mean([len(placed(core, labels={"Nodule": 1, "Effusion": 0})[FRONTAL])]) == 1
     box = json.dumps([{"label": "Nodule", "x": 1, "y": 1, "w": 4, "h": 4}])
     completed = placed(core, labels={"Nodule": 1, "Effusion": 1}, boxes=box)
+    (study,) = core.generate([Prompt("p", {"Nodule": 1, "Effusion": 1}, boxes=box)], [5])
+    assert [told["label"] for told in study.boxes["PA"]] == ["Nodule", "Effusion"]
+    assert study.boxes["PA"][0] == json.loads(box)[0]
     assert completed[FRONTAL][:, 0].tolist() == [0.0], "the asked box stays, the other finding gets its own"
 
 
