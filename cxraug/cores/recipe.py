@@ -22,7 +22,8 @@ from cxraug.studies.phantom.cohort import PhantomSettings
 MAX_BYTES = 1_000_000
 STAGE = "stage.json"
 WRITTEN = (  # by a training into its folder
-    "recipe.json", CARD, "model.safetensors", "checkpoint.pt", STAGE, "alignment.pt", "losses.csv", "sheets/step-*.png",
+    "recipe.json", CARD, "model.safetensors", "checkpoint.pt", STAGE, "alignment.pt", "recognition.pt", "losses.csv",
+    "sheets/step-*.png",
     "report/checkpoint.pt", "report/codec.safetensors", "report/codec.json",
     "autoencoder/checkpoint.pt", "autoencoder/autoencoder.safetensors", "autoencoder/autoencoder.json",
     "autoencoder/latents-*.npy",

@@ -30,6 +30,7 @@ def toy_settings(**changes: object) -> MultipromptSettings:
         "steps": 8, "batch_size": 8, "channels": (16, 32), "layers": 1, "depth": 1, "grid": GRID, "band": 8,
         "components": 12, "threads": 1, "precision": "float32", "sampler_steps": 4, "sample_batch": 4,
         "checkpoint_every": 3, "warmup": 0, "alignment_steps": 6, "shared_width": 8,
+        "recognition_steps": 6,
     }  # fmt: skip
     return MultipromptSettings(**{**base, **changes})  # type: ignore[arg-type]
 
@@ -100,8 +101,9 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learned_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A core that has learned the toy studies."""
     settings = toy_settings(
-        steps=1400, batch_size=32, lr=3e-3, depth=2, ema=0.99, alignment_steps=250, sample_batch=16, sampler_steps=8,
-        boxes_share=0.5, mask_share=0.5, reference_share=0.2, joint=0.4, checkpoint_every=1000,
+        steps=1400, batch_size=32, lr=3e-3, depth=2, ema=0.99, alignment_steps=250, recognition_steps=300,
+        sample_batch=16, sampler_steps=8, boxes_share=0.5, mask_share=0.5, reference_share=0.2, joint=0.4,
+        given_alone=0.2, checkpoint_every=1000,
     )  # fmt: skip
     return train_toy(toy_studies(1500, seed=1), tmp_path_factory.mktemp("learned") / "core", settings)
 

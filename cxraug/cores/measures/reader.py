@@ -22,7 +22,6 @@ CELL = 4  # pixels of one cell of the maps
 AGE_CENTRE, AGE_SCALE = 50.0, 25.0  # years
 PARTS = tuple(MASK_BITS)
 BATCH = 48
-MAPS = 0.5  # weight of the maps' loss
 
 
 @dataclass(frozen=True)
@@ -91,14 +90,12 @@ def train_reader(lessons: Lessons, *, steps: int, seed: int, device: str = "cpu"
     """Train a reader for a fixed number of ``steps`` (nothing is chosen, so no validation rows are spent).
 
     The losses (cross-entropy of findings, sex and maps; smooth absolute error of age / 25 years) are added, each the
-    mean over what is known. That of a map is in units of its entropy given its mean area alone: a nodule covers a
-    thousandth of an image, and would else weigh as little. Images are shifted by up to a cell together with their maps
-    and changed in brightness and contrast; no flips, for the side is anatomy.
+    mean over what is known. Images are shifted by up to a cell together with their maps and changed in brightness and
+    contrast; no flips, for the side is anatomy.
     """
     y = np.column_stack([lessons.y, lessons.female]).astype(np.float32)
     age = ((lessons.age - AGE_CENTRE) / AGE_SCALE).astype(np.float32)
     n = len(age)
-    ignorance = torch.from_numpy(_entropy(lessons)).to(device)
 
     def loss(model: nn.Module, step: int, rng: np.random.Generator) -> torch.Tensor:
         rows = np.sort(rng.choice(n, min(BATCH, n), replace=False))
@@ -115,8 +112,8 @@ def train_reader(lessons: Lessons, *, steps: int, seed: int, device: str = "cpu"
         total = _masked(functional.binary_cross_entropy_with_logits, said[:, :-1], told)
         total = total + 2 * _masked(functional.smooth_l1_loss, said[:, -1], years)
         if drawn.shape[1] and bool(known.any()):
-            each = functional.binary_cross_entropy_with_logits(drawn, maps, reduction="none").mean((2, 3)) / ignorance
-            total = total + MAPS * each[known].mean()
+            each = functional.binary_cross_entropy_with_logits(drawn, maps, reduction="none").mean((2, 3))
+            total = total + 2 * each[known].mean()
         return total
 
     torch.manual_seed(derive_seed(seed, "reader"))
@@ -136,16 +133,6 @@ def read(model: Reader, pixels: np.ndarray, *, batch: int = 128, device: str = "
             parts.append([x.float().cpu().numpy() for x in (torch.sigmoid(said[:, :-1]), said[:, -1], maps.sigmoid())])
     both, age, maps = (np.concatenate([part[i] for part in parts]) for i in range(3))
     return Reading(both[:, :-1], both[:, -1], age * AGE_SCALE + AGE_CENTRE, maps)
-
-
-def _entropy(lessons: Lessons) -> np.ndarray:
-    """(C,) cross-entropy per cell of each map, for who knows its mean area and nothing else."""
-    known = lessons.mapped
-    area = [
-        float(lessons.maps[known[:, c], c].mean()) / 255 if known[:, c].any() else 0.5 for c in range(known.shape[1])
-    ]
-    p = np.clip(np.array(area, np.float32), 1e-5, 1 - 1e-5)
-    return -(p * np.log(p) + (1 - p) * np.log(1 - p))
 
 
 def _block(a: int, b: int, kernel: int, stride: int) -> nn.Sequential:

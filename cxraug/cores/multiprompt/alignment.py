@@ -115,7 +115,7 @@ def train_alignment(
             torch.manual_seed(step_seed(seed, step))
             names, rows = groups[step % len(groups)]
             chosen = rows[torch.randperm(len(rows))[:BATCH].numpy()]
-            vectors = {s: model.embed(s, _content(studies, s, chosen, augment=True)) for s in names}
+            vectors = {s: model.embed(s, content(studies, s, chosen, augment=True)) for s in names}
             loss = model.loss(vectors)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -136,14 +136,15 @@ def embed_studies(model: Alignment, studies: StudySet) -> Tensor:
         if str(s) in model.images:
             for start in range(0, len(rows), 256):
                 part = rows[start : start + 256]
-                found[part, s] = model.embed(s, _content(studies, s, part))
+                found[part, s] = model.embed(s, content(studies, s, part))
     if model.text is not None and studies.latents is not None:
         rows = np.flatnonzero([bool(r) for r in studies.reports])
         found[rows, REPORT] = model.embed(REPORT, studies.latents[torch.from_numpy(rows)])
     return found
 
 
-def _content(studies: StudySet, slot: int, rows: np.ndarray, *, augment: bool = False) -> Tensor:
+def content(studies: StudySet, slot: int, rows: np.ndarray, *, augment: bool = False) -> Tensor:
+    """Maps (B, C, S, S) of a view slot, or report latents (B, tokens, d), of the studies ``rows``."""
     if slot == REPORT:
         assert studies.latents is not None
         latents = studies.latents[torch.from_numpy(rows)]

@@ -20,6 +20,7 @@ from cxraug.cores.multiprompt.autoencoder import ViewAutoencoder
 from cxraug.cores.multiprompt.denoiser import JITTER, Asked, MultipromptDenoiser
 from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT, SLOTS
 from cxraug.cores.multiprompt.placement import Placement
+from cxraug.cores.multiprompt.recognition import Recognition
 from cxraug.cores.multiprompt.report_codec import ReportCodec
 from cxraug.cores.multiprompt.sampling import guided, noise_levels, sample
 from cxraug.cores.multiprompt.settings import SAMPLER, MultipromptSettings
@@ -58,6 +59,7 @@ class MultipromptCore(SampledCore):
         alignment: Alignment | None = None,
         autoencoder: ViewAutoencoder | None = None,
         placement: Placement | None = None,
+        recognition: Recognition | None = None,
         device: str = "cpu",
     ) -> None:
         self.card, self.device = card, device
@@ -67,6 +69,7 @@ class MultipromptCore(SampledCore):
         self.alignment = None if alignment is None else alignment.to(device).eval().requires_grad_(False)
         self.autoencoder = None if autoencoder is None else autoencoder.to(device).eval().requires_grad_(False)
         self.placement = placement
+        self.recognition = None if recognition is None else recognition.to(device).eval().requires_grad_(False)
         self.batch_size = settings.sample_batch
         self.dtype = str(denoiser.dtype).removeprefix("torch.")
         self._use(settings)
@@ -120,8 +123,10 @@ class MultipromptCore(SampledCore):
             "none" if self.codec is None else "given" if prompt.report else "write" if prompt.writes_report else "none"
         )
         attributes = prompt.asks_for() & {"findings", "sex", "age", "race", "source", "mask", "boxes"}
+        shown = report == "given" or bool(references)
         return Role(
-            tuple(sorted(wanted)), tuple(sorted(references - wanted)), report, bool(attributes),
+            tuple(sorted(wanted)), tuple(sorted(references - wanted)), report,
+            bool(attributes) or (shown and self.recognition is not None),
             report == "given" or bool(references & wanted),
         )  # fmt: skip
 
@@ -137,11 +142,13 @@ class MultipromptCore(SampledCore):
             images = np.stack([next(x for v, x in g.images.items() if _slot(v) == slot) for g in givens])
             given[slot] = self._maps(images)
         report_known = torch.full((n, 1), float(role.report != "none"))
+        latents: dict[str, Tensor] = {}
         if role.report == "given":
             assert self.codec is not None
-            texts = {p.report or "" for p in prompts}
-            latents = {t: self.codec.encode([t])[0] for t in texts}
+            latents = {t: self.codec.encode([t])[0] for t in {p.report or "" for p in prompts}}
             given[REPORT] = torch.stack([latents[p.report or ""] for p in prompts])
+        if self.recognition is not None:
+            prompts = [self._completed(*row, latents) for row in zip(prompts, givens, seeds, strict=True)]
         placed = [self._placed(*row, role) for row in zip(prompts, givens, seeds, strict=True)]
         asked = self._asked(prompts, givens, placed, role, slots, report_known).to(self.device)
         facts = self.card.settings
@@ -178,6 +185,15 @@ class MultipromptCore(SampledCore):
             sides = {"x": left, "y": top, "w": round(right - left, 1), "h": round(bottom - top, 1)}
             found.append({"label": label, **sides})
         return found
+
+    def _completed(self, prompt: Prompt, given: Given, seed: int, latents: dict[str, Tensor]) -> Prompt:
+        """``prompt`` with what it leaves open read off what it shows, each alone, whatever its neighbours are."""
+        assert self.recognition is not None
+        shown = {_slot(view): self._maps(image[None]) for view, image in given.images.items()}
+        if prompt.report is not None and prompt.report in latents:
+            shown[REPORT] = latents[prompt.report][None]
+        shown = {slot: x.to(self.device) for slot, x in shown.items() if slot in self.recognition.slots}
+        return self.recognition.complete(prompt, shown, seed) if shown else prompt
 
     def _placed(self, prompt: Prompt, given: Given, seed: int, role: Role) -> dict[int, Tensor]:
         """Boxes (n, 5) drawn by slot for findings that are asked for without one; {} leaves all places to the network.
@@ -293,9 +309,16 @@ def load_multiprompt(folder: Path, card: Card, *, device: str = "cpu") -> Multip
         alignment.load_state_dict(part("alignment."))
     if facts.get("autoencoder"):
         autoencoder = ViewAutoencoder.of(part("autoencoder."), AutoencoderSettings(**facts["autoencoder"]))
+    recognition = None
+    if facts.get("recognition"):
+        about = facts["recognition"]
+        recognition = Recognition(
+            facts["channels"], about["slots"], denoiser.report_shape, about["findings"], about["sources"], about["told"]
+        )
+        recognition.load_state_dict(part("recognition."))
     placement = Placement(**part("placement.")) if facts.get("placement") else None
     settings = MultipromptSettings(**facts["multiprompt"])
     return MultipromptCore(
         card, denoiser, settings, codec=codec, alignment=alignment, autoencoder=autoencoder, placement=placement,
-        device=device,
+        recognition=recognition, device=device,
     )  # fmt: skip

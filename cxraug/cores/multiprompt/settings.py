@@ -51,7 +51,8 @@ class MultipromptSettings(BaseModel):
         says nothing new. All conditions of a study are hidden with ``dropout``, each with ``field_dropout``; masks,
         boxes, reports and references are shown with ``mask_share``, ``boxes_share``, ``report_share`` and
         ``reference_share`` (0: no condition of the core).
-        References are embedded in a shared space of ``shared_width`` dimensions, aligned in ``alignment_steps``.
+        References are embedded in a shared space of ``shared_width`` dimensions, aligned in ``alignment_steps``; what
+        given views and reports say about open conditions is read by a network of ``recognition_steps`` (0: none).
     Sampler
         ``sampler_steps`` of ``solver``; classifier-free ``guidance`` by attributes, boxes and masks (of a generated
         report: ``report_guidance``) and ``text_guidance`` by reports and references (1 is none), at noise levels from
@@ -95,6 +96,7 @@ class MultipromptSettings(BaseModel):
     report_weight: float = Field(1.0, ge=0)
     shared_width: int = Field(64, ge=0)
     alignment_steps: int = Field(800, ge=1)
+    recognition_steps: int = Field(1500, ge=0)
     threads: int = Field(2, ge=1)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     checkpointing: bool = False

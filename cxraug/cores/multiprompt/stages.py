@@ -20,6 +20,7 @@ from cxraug.cores.multiprompt.core import MultipromptCore, load_multiprompt
 from cxraug.cores.multiprompt.denoiser import MultipromptDenoiser
 from cxraug.cores.multiprompt.growth import grow
 from cxraug.cores.multiprompt.placement import Placement, fit_placement
+from cxraug.cores.multiprompt.recognition import Recognition, train_recognition
 from cxraug.cores.multiprompt.report_codec import ReportCodec
 from cxraug.cores.multiprompt.report_codec_training import train_report_codec
 from cxraug.cores.multiprompt.settings import MultipromptSettings, Stage
@@ -31,7 +32,7 @@ from cxraug.cores.pixel_core import CARD, LICENCE, all_seen, save_core, vocabula
 from cxraug.cores.registry import read_card
 from cxraug.cores.steps import threads_of
 from cxraug.errors import InputError
-from cxraug.storage import file_sha256, read_json
+from cxraug.storage import digest, file_sha256, read_json
 from cxraug.studies.images import Encoding
 from cxraug.studies.seen import Seen
 
@@ -107,6 +108,10 @@ def train_multiprompt(
             studies, folder, width=settings.shared_width if settings.reference_share else 0, seed=seed,
             steps=settings.alignment_steps, key=key,
         )  # fmt: skip
+        recognition = first.recognition if first is not None else None
+        recognition = recognition or train_recognition(
+            studies, folder, steps=settings.recognition_steps, seed=seed, key=digest([key, settings.recognition_steps])
+        )
         if until == "alignment":
             return folder
         if alignment is not None:
@@ -127,13 +132,13 @@ def train_multiprompt(
         processes.wait_for_everyone()
         return folder
     save_multiprompt(
-        folder, denoiser, codec, alignment, settings, autoencoder=coder, placement=placement, resolution=size,
-        vocabulary=vocabulary,
+        folder, denoiser, codec, alignment, settings, autoencoder=coder, placement=placement,
+        recognition=recognition, resolution=size, vocabulary=vocabulary,
         conditions=conditions_of(studies, settings, init), seen=all_seen(seen, init),
         training_data=training_data, name=name, licence=licence, encoding=encoding,
         facts={"seed": seed, "key": key, "init": file_sha256(Path(init) / CARD) if init is not None else None},
     )  # fmt: skip
-    for left in ("checkpoint.pt", "alignment.pt", "stage.json"):
+    for left in ("checkpoint.pt", "alignment.pt", "recognition.pt", "stage.json"):
         (folder / left).unlink(missing_ok=True)
     for cache in (folder / AUTOENCODER).glob("latents-*.npy"):
         cache.unlink()
@@ -144,14 +149,20 @@ def train_multiprompt(
 def save_multiprompt(
     folder: Path, denoiser: MultipromptDenoiser, codec: ReportCodec | None, alignment: Alignment | None,
     settings: MultipromptSettings, *, autoencoder: ViewAutoencoder | None = None, placement: Placement | None = None,
-    resolution: int, vocabulary: Vocabulary, conditions: list[str], seen: Seen, training_data: dict[str, Any],
-    name: str, licence: str, facts: dict[str, Any], encoding: Encoding | None = None,
+    recognition: Recognition | None = None, resolution: int, vocabulary: Vocabulary, conditions: list[str], seen: Seen,
+    training_data: dict[str, Any], name: str, licence: str, facts: dict[str, Any], encoding: Encoding | None = None,
 ) -> None:  # fmt: skip
     """Write weights and card of a core put together from its parts; ``resolution`` is that of its images."""
     tensors: dict[str, Tensor] = {f"denoiser.{k}": v for k, v in denoiser.state_dict().items()}
-    described: dict[str, Any] = {"codec": None, "alignment": None, "placement": placement is not None}
+    described: dict[str, Any] = {
+        "codec": None, "alignment": None, "recognition": None, "placement": placement is not None,
+    }  # fmt: skip
     if placement is not None:
         tensors |= {f"placement.{k}": v for k, v in vars(placement).items()}
+    if recognition is not None:
+        tensors |= {f"recognition.{k}": v for k, v in recognition.state_dict().items()}
+        described["recognition"] = {"slots": recognition.slots, "findings": recognition.findings,
+                                    "sources": recognition.sources, "told": recognition.told}  # fmt: skip
     if codec is not None:
         tensors |= {f"codec.{k}": v for k, v in codec.state_dict().items()}
         described["codec"] = {"settings": codec.settings.model_dump(mode="json"), "tokenizer": codec.tokenizer.json}

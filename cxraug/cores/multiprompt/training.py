@@ -40,6 +40,7 @@ REPORT_COMPONENTS = 192
 SHIFT, ZOOM = 0.04, 0.05  # of the jitter: share of the side, log of the scale
 LOG_EVERY = 20
 LATER = ("loss", "snr_limit", "lora")  # settings that came later: at their defaults they are no part of the key
+APART = ("recognition_steps",)  # of parts that the denoiser's weights do not depend on
 
 
 def start(studies: StudySet, vocabulary: Vocabulary, settings: MultipromptSettings, seed: int) -> MultipromptDenoiser:
@@ -326,7 +327,7 @@ def training_key(studies: StudySet, settings: MultipromptSettings, init: str | N
     sex, view, source, *race = c.texts()
     for text in (sex, view, source, [str(r) for r in studies.reports], *race):
         data.update("\n".join(text).encode())
-    excluded = {"checkpoint_every", "sample_batch", "sheet_every", *SAMPLER}
+    excluded = {"checkpoint_every", "sample_batch", "sheet_every", *SAMPLER, *APART}
     excluded |= {name for name in LATER if getattr(settings, name) == MultipromptSettings.model_fields[name].default}
     return digest({
         "data": data.hexdigest(),
