@@ -101,7 +101,7 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learned_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A core that has learned the toy studies."""
     settings = toy_settings(
-        steps=1400, batch_size=32, lr=3e-3, depth=2, ema=0.99, alignment_steps=250, recognition_steps=300,
+        steps=1400, batch_size=32, lr=3e-3, depth=2, ema=0.99, alignment_steps=250, recognition_steps=900,
         sample_batch=16, sampler_steps=8, boxes_share=0.5, mask_share=0.5, reference_share=0.2, joint=0.4,
         given_alone=0.2, checkpoint_every=1000,
     )  # fmt: skip
