@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from cxraug.cores.conditions import Conditions, Vocabulary
 from cxraug.cores.core import LATERAL, Card, Prompt, Study
@@ -22,7 +23,7 @@ from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT, SLOT
 from cxraug.cores.multiprompt.placement import Placement
 from cxraug.cores.multiprompt.recognition import Recognition
 from cxraug.cores.multiprompt.report_codec import ReportCodec
-from cxraug.cores.multiprompt.sampling import guided, noise_levels, sample
+from cxraug.cores.multiprompt.sampling import Model, guided, noise_levels, sample
 from cxraug.cores.multiprompt.settings import SAMPLER, MultipromptSettings
 from cxraug.cores.multiprompt.settings_autoencoder import AutoencoderSettings
 from cxraug.cores.multiprompt.spatial import Layout
@@ -160,21 +161,58 @@ class MultipromptCore(SampledCore):
             given[REPORT] = torch.zeros(n, *self.denoiser.report_shape, device=self.device)
         streams = {s: [stream(seed, SLOTS[s]) for seed in seeds] for s in shapes}
         told = torch.full((n, 1), float(role.report == "given"), device=self.device)
-        model = guided(self.denoiser, asked, given, self.settings, attributes=role.attributes, text=role.text,
-                       report_given=told)  # fmt: skip
-        found = sample(model, self.settings, shapes, streams, self.device)
+
+        def beside(shown: dict[int, Tensor]) -> Model:
+            return guided(self.denoiser, asked, shown, self.settings, attributes=role.attributes, text=role.text,
+                          report_given=told)  # fmt: skip
+
+        found = sample(beside(given), self.settings, shapes, streams, self.device)
         views = {s: found[s] if self.autoencoder is None else self.autoencoder.decode(found[s]) for s in role.wanted}
         pixels = {s: to_uint8(view[:, 0]) for s, view in views.items()}
         written: list[str | None] = [None] * n
         if role.report == "write":
-            assert self.codec is not None
-            written = list(self.codec.decode(found[REPORT]))
+            model = beside({**given, **{s: found[s] for s in role.wanted}})
+            written = list(self._reports(found[REPORT], prompts, seeds, model))
         return [
             Study({view: pixels[_slot(view)][i] for view in p.views}, written[i],
                   {view: self._written(placed[i][_slot(view)], givens[i], view) for view in p.views
                    if _slot(view) in placed[i]})
             for i, p in enumerate(prompts)
         ]  # fmt: skip
+
+    def _reports(self, latents: Tensor, prompts: list[Prompt], seeds: list[int], model: Model) -> list[str]:
+        """Texts of report ``latents``; a text that does not read as its prompt asks is drawn again, the best is kept.
+
+        ``model`` denoises a report beside the views that were given and drawn. A row that reads right is never touched,
+        so that it does not depend on its neighbours.
+        """
+        assert self.codec is not None
+        texts = list(self.codec.decode(latents))
+        if self.recognition is None or REPORT not in self.recognition.slots:
+            return texts
+        findings = self.recognition.findings
+        y = torch.from_numpy(Conditions.from_prompts(prompts, [self.card.views[0]] * len(prompts), findings).y)
+        score, right = self._agreement(texts, y)
+        shape: dict[int, tuple[int, ...]] = {REPORT: self.denoiser.report_shape}
+        for attempt in range(1, self.settings.report_tries):
+            if bool(right.all()):
+                break
+            streams = {REPORT: [stream(seed, f"{SLOTS[REPORT]} {attempt}") for seed in seeds]}
+            again = list(self.codec.decode(sample(model, self.settings, shape, streams, self.device)[REPORT]))
+            other, reads = self._agreement(again, y)
+            for row in torch.nonzero(~right & (other > score))[:, 0].tolist():
+                texts[row], score[row], right[row] = again[row], other[row], reads[row]
+        return texts
+
+    def _agreement(self, texts: list[str], y: Tensor) -> tuple[Tensor, Tensor]:
+        """Log likelihood (n,) of the asked findings ``y`` (n, F; NaN: open) given each text; whether all are read."""
+        assert self.codec is not None
+        assert self.recognition is not None
+        said = torch.cat([self.recognition(REPORT, self.codec.encode([text])) for text in texts]).cpu()[:, : y.shape[1]]
+        asked = torch.isfinite(y)
+        wanted = torch.where(asked, y, 0.0)
+        loss = binary_cross_entropy_with_logits(said, wanted, reduction="none") * asked
+        return -loss.sum(1), (((said > 0) == (wanted > 0)) | ~asked).all(1)
 
     def _written(self, drawn: Tensor, given: Given, view: str) -> list[dict[str, Any]]:
         """All boxes of a view in which some were drawn, as a manifest has them."""

@@ -67,8 +67,10 @@ def guided(
     def model(noisy: Slots, t: float) -> Slots:
         scales = {s: weights(s) for s in noisy}
         used = [i for i in cases if any(scale[i] for scale in scales.values())]
-        if len(used) == 1 or not settings.guidance_from <= t <= settings.guidance_until:
+        if not settings.guidance_from <= t <= settings.guidance_until:
             return evaluate(noisy, t, asked, 1)
+        if len(used) == 1:
+            return evaluate(noisy, t, cases[used[0]], 1)
         everything = cases[used[0]]
         for i in used[1:]:
             everything = everything.cat(cases[i])

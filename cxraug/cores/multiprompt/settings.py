@@ -10,7 +10,7 @@ Stage = Literal["autoencoder", "report", "alignment", "denoiser"]
 STAGES: tuple[Stage, ...] = ("autoencoder", "report", "alignment", "denoiser")
 SAMPLER = {
     "sampler_steps", "guidance", "text_guidance", "guidance_from", "guidance_until", "flow_shift", "solver",
-    "draw_boxes", "report_guidance",
+    "draw_boxes", "report_guidance", "report_tries",
 }  # fmt: skip
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -57,7 +57,8 @@ class MultipromptSettings(BaseModel):
         ``sampler_steps`` of ``solver``; classifier-free ``guidance`` by attributes, boxes and masks (of a generated
         report: ``report_guidance``) and ``text_guidance`` by reports and references (1 is none), at noise levels from
         ``guidance_from`` to ``guidance_until``; ``flow_shift`` above 1 spends more steps at high noise.
-        ``draw_boxes`` draws the boxes of findings that are asked for without one, if the core was trained with boxes.
+        ``draw_boxes`` draws the boxes of findings that are asked for without one, if the core was trained with boxes. A
+        report that does not read as it was asked for is drawn again, ``report_tries`` times in all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -111,6 +112,7 @@ class MultipromptSettings(BaseModel):
     guidance_until: float = Field(1.0, gt=0, le=1)
     flow_shift: float = Field(1.0, gt=0)
     draw_boxes: bool = True
+    report_tries: int = Field(4, ge=1)
     sample_batch: int = Field(16, ge=1)
 
     @model_validator(mode="before")

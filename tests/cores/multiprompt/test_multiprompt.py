@@ -197,7 +197,8 @@ def test_noise_levels_fall_and_are_dense_at_both_ends() -> None:
 
 def test_a_step_hides_gives_and_wants_as_the_settings_say() -> None:
     _, studies, _ = denoiser_and_asked()
-    draw = StepDraw(studies, toy_settings(batch_size=400, boxes_share=0.3, mask_share=0.0, dropout=0.2, joint=0.5))
+    draw = StepDraw(studies, toy_settings(batch_size=400, boxes_share=0.3, mask_share=0.0, dropout=0.2, joint=0.5,
+                                          given_alone=0.0))  # fmt: skip
     counts: dict[str, list[float]] = {"wanted": [], "boxes": [], "sex": [], "slots": []}
     for step in range(30):
         _, times, asked = draw(torch.Generator().manual_seed(step))
@@ -213,6 +214,25 @@ def test_a_step_hides_gives_and_wants_as_the_settings_say() -> None:
     assert np.mean(counts["boxes"]) == pytest.approx(0.3 * 0.8, abs=0.02)
     assert np.mean(counts["sex"]) == pytest.approx(0.9 * 0.8, abs=0.02)
     assert set(counts["slots"]) == {1, 2}
+
+
+def test_attributes_may_be_hidden_beside_what_is_given() -> None:
+    studies = toy_studies(200)
+    latents = torch.randn(200, 2, 8)
+    studies = replace(studies.encode(Vocabulary.of(studies.conditions)), latents=latents)
+    draw = StepDraw(studies, toy_settings(batch_size=400, dropout=0.0, joint=0.5, boxes_share=1.0, given_alone=1.0))
+    for step in range(6):
+        _, times, asked = draw(torch.Generator().manual_seed(step))
+        views = [s for s in times if s != REPORT]
+        given = (
+            torch.cat([times[s] == 0 for s in views], 1).any(1)
+            | ((times[REPORT] == 0) & (asked.report_known > 0))[:, 0]
+        )
+        assert 0.1 < given.float().mean() < 0.9
+        for s in views:
+            assert not asked.known[s][given].any()
+            assert not asked.layouts[s].boxes_known[given].any()
+            assert asked.known[s][~given].any(1).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("after", [3, 6])

@@ -157,3 +157,31 @@ def test_a_core_completes_what_its_prompt_shows(learned: GenerativeCore, tmp_pat
     open_prompt = Prompt("p")
     assert learned._completed(open_prompt, read_given(open_prompt, resolution=16, findings=()), 1, {}) is open_prompt
     assert not learned._role(open_prompt).attributes
+
+
+def test_reports_that_read_wrong_are_drawn_again(learned: GenerativeCore) -> None:
+    """Rows that read right keep their text, the others gain; a row does not depend on its neighbours."""
+    assert isinstance(learned, MultipromptCore)
+    prompts = [Prompt(f"p{i}", {"Effusion": i % 2}, views=()) for i in range(32)]
+    y = torch.tensor([[float("nan")] * len(FINDINGS)] * 32)
+    y[:, EFFUSION] = torch.tensor([float(p.labels["Effusion"]) for p in prompts])
+    own = learned.settings
+    try:
+        learned.configure(guidance=0.0, report_guidance=0.0, report_tries=1)  # a report of anybody
+        once = [s.report for s in learned.generate(prompts, list(range(32)))]
+        learned.configure(report_tries=6)
+        tried = [s.report for s in learned.generate(prompts, list(range(32)))]
+        (alone,) = learned.generate(prompts[5:6], [5])
+    finally:
+        learned._use(own)
+    before, right = learned._agreement(once, y)
+    after, reads = learned._agreement(tried, y)
+    assert 0.2 < right.float().mean() < 0.8
+    assert reads.float().mean() > 0.9
+    assert (after >= before).all()
+    assert [t for t, r in zip(tried, right.tolist(), strict=True) if r] == [
+        t for t, r in zip(once, right, strict=True) if r
+    ]
+    assert alone.report == tried[5]
+    said = ["There is a pleural effusion" in text for text in tried]
+    assert np.mean([a == p.labels["Effusion"] for a, p in zip(said, prompts, strict=True)]) > 0.85
