@@ -78,7 +78,7 @@ def main() -> None:
         print(table.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
     sheet(core, train, asked.out / "sheet.png")
     if asked.samples:
-        copies(core, manifest, np.asarray(pixels.pixels), extractors, asked)
+        copies(core, manifest, np.asarray(pixels.pixels), asked)
 
 
 def train_extractor(manifest: Manifest, pixels: np.ndarray, folder: Path, steps: int) -> Path:
@@ -225,9 +225,7 @@ def sheet(core: GenerativeCore, train: Manifest, file: Path) -> None:
     Image.fromarray(grid).save(file)
 
 
-def copies(
-    core: GenerativeCore, manifest: Manifest, pixels: np.ndarray, extractors: list[Extractor], asked: argparse.Namespace
-) -> None:
+def copies(core: GenerativeCore, manifest: Manifest, pixels: np.ndarray, asked: argparse.Namespace) -> None:
     """Nearest training images of many samples and of every held-out image; pairs are drawn into ``--work``."""
     split = manifest.frame["split"].to_numpy(str)
     is_train = split == "train"
@@ -242,23 +240,19 @@ def copies(
     images = drawn_plan(core, plan, asked.work / "copies")
     known = Training(pixels[is_train], train.frame["image"].tolist(), train.frame["patient_id"].tolist())
     held = manifest.take(~is_train)
-    answer = {}
-    for extractor in extractors:
-        rows, pairs = memorisation(
-            images, pixels[~is_train], known, lambda x, e=extractor: features(e, x),  # type: ignore[misc]
-            images=plan["prompt_id"].tolist(), real_images=held.frame["image"].tolist(), of="all",
-            extractor=extractor.name,
-        )  # fmt: skip
-        told = [{name: value for name, value in row.items() if value == value} for row in rows]  # JSON has no NaN
-        answer[extractor.name] = {"sha256": extractor.sha256, "rows": told}
-        pairs.to_csv(asked.work / f"pairs-{extractor.name.split()[0]}.csv", index=False)
-        names = {name: i for i, name in enumerate(known.images)}
-        strips = []
-        for pair in pairs.head(20).to_dict("records"):
-            i, j = int(str(pair["image"])[1:]), names[str(pair["nearest_image"])]
-            strips.append(np.concatenate([images[i], known.pixels[j]], 1))
-        grid = [np.concatenate(strips[i : i + 5], 1) for i in range(0, len(strips) - 4, 5)]
-        Image.fromarray(np.concatenate(grid, 0)).save(asked.work / f"pairs-{extractor.name.split()[0]}.png")
+    rows, pairs = memorisation(
+        images, pixels[~is_train], known, images=plan["prompt_id"].tolist(),
+        real_patients=held.frame["patient_id"].tolist(), of="all",
+    )  # fmt: skip
+    answer = {"rows": [{name: value for name, value in row.items() if value == value} for row in rows]}  # no NaN
+    pairs.to_csv(asked.work / "pairs.csv", index=False)
+    names = {name: i for i, name in enumerate(known.images)}
+    strips = []
+    for pair in pairs.head(20).to_dict("records"):
+        i, j = int(str(pair["image"])[1:]), names[str(pair["nearest_image"])]
+        strips.append(np.concatenate([images[i], known.pixels[j]], 1))
+    grid = [np.concatenate(strips[i : i + 5], 1) for i in range(0, len(strips) - 4, 5)]
+    Image.fromarray(np.concatenate(grid, 0)).save(asked.work / "pairs.png")
     write_json(asked.out / "copies.json", answer)
     print(json.dumps(answer, indent=1, default=str))
 

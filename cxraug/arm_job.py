@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cxraug.errors import InputError
-from cxraug.recipe import SYNTHETIC_ARMS
+from cxraug.recipe import SYNTHETIC_ARMS, WITHOUT_GATE
 from cxraug.run import MARKER, Run, once
 from cxraug.seeds import derive_seed
 from cxraug.storage import read_json, write_json
@@ -124,10 +124,11 @@ def added_images(run: Run, job: ArmJob, n_real: int) -> tuple[Any, list[str] | N
     The number is what the core's accepted images allow, up to ratio x real images, so that every arm of one ratio and
     draw adds the same number.
     """
-    if job.kind not in SET_OF and job.kind not in NEEDS_PLAN:
+    if job.kind not in (*SET_OF, *NEEDS_PLAN, *WITHOUT_GATE):
         return None, None
     from cxraug.classifiers.arms import Images
     from cxraug.synthesis.generate import load_set
+    from cxraug.synthesis.rejection import load_listed, match_cells
 
     sets = run.draw_folder(job.draw) / "sets"
     plan = pd.read_parquet(run.draw_folder(job.draw) / "plan" / "plan.parquet").set_index("prompt_id", drop=False)
@@ -147,6 +148,11 @@ def added_images(run: Run, job: ArmJob, n_real: int) -> tuple[Any, list[str] | N
     cells = list(run.cells(asked))
     if job.kind == "oversampled":
         return None, _raised(run, job.draw) or cells
+    if job.kind in WITHOUT_GATE:
+        other, other_pixels = load_listed(run.draw_folder(job.draw) / job.kind, run.recipe.data.encoding)
+        of_other = plan.loc[other["prompt_id"]].assign(view=other["view"].to_numpy())
+        rows = match_cells(_keys(asked), cells, _keys(of_other), list(run.cells(of_other)))
+        return Images(np.ascontiguousarray(other_pixels[rows]), run.plan_y(of_other.iloc[rows])), cells
     name = SET_OF.get(job.kind)
     if name is None:
         return None, cells
@@ -166,8 +172,8 @@ def _same_images(asked: pd.DataFrame, cells: list[str], other: pd.DataFrame, oth
     Where the gate rejected that one, another of its cell, of its label set, or any stands in, in turn: both arms
     then have one count per cell as far as the control core's accepted images allow.
     """
-    keys, other_keys = (list(frame["prompt_id"] + "/" + frame["view"]) for frame in (asked, other))
-    by_prompt = {key: i for i, key in enumerate(other_keys)}
+    keys = _keys(asked)
+    by_prompt = {key: i for i, key in enumerate(_keys(other))}
     by_cell: dict[str, list[int]] = {}
     for i, cell in enumerate(other_cells):
         for key in (cell, cell.split("|")[0], ""):
@@ -180,6 +186,11 @@ def _same_images(asked: pd.DataFrame, cells: list[str], other: pd.DataFrame, oth
             row, turn = pool[turn % len(pool)], turn + 1
         rows.append(row)
     return np.array(rows, dtype=np.int64)
+
+
+def _keys(rows: pd.DataFrame) -> list[str]:
+    """What tells one planned image from another: its prompt and view."""
+    return list(rows["prompt_id"] + "/" + rows["view"])
 
 
 def _raised(run: Run, draw: int) -> list[str]:

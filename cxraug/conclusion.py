@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cxraug.arm_job import arm_folder, chosen_jobs, curve_jobs
-from cxraug.recipe import CONTROLS
+from cxraug.recipe import CONTROLS, WITHOUT_GATE
 from cxraug.run import Run
 from cxraug.seeds import derive_seed
 from cxraug.storage import atomic, read_json, write_json
@@ -37,7 +37,7 @@ def conclude(run: Run) -> dict[str, Any]:
     outside, notes = outside_data(run)
     if recipe.data.limit and not recipe.data.limit_val:
         notes.append("validation was not limited (limit_val: false)")
-    notes += unjudged(run)
+    notes += thrown_out(run) + unjudged(run)
     probe = source_probe(run) if recipe.evaluate.source_probe else None
     if probe is not None:
         told = f"the source of a test image is told from its pixels with AUROC {probe['auroc']:.3f}"
@@ -131,14 +131,30 @@ def outside_data(run: Run) -> tuple[bool, list[str]]:
                 "initial weights come from outside data"
                 + (" (no card: unverified)" if seen is None or not seen.patients else "")
             )
-    if recipe.gate.weights is not None:
-        from cxraug.gate.agreement import gate_seen
+    if recipe.gate.networks():
+        from cxraug.gate.seen import networks_seen
 
-        seen = gate_seen(Path(recipe.gate.weights))
-        if not seen.patients or seen.count_patients(ours) < len(seen.patients):
+        every = networks_seen(recipe.gate).values()
+        if any(seen is None or not seen.patients or seen.count_patients(ours) < len(seen.patients) for seen in every):
             outside = True
-            notes.append("the gate's classifier was trained on outside data")
+            unknown = " (no card: unverified)" if None in every else ""
+            notes.append(f"the gate's classifier was trained on outside data{unknown}")
     return outside, notes
+
+
+def thrown_out(run: Run) -> list[str]:
+    """How much the gate threw out, where its use is in question: a gate that rejects nothing can change nothing."""
+    if not set(run.recipe.arms.use) & set(WITHOUT_GATE):
+        return []
+    draws = range(run.recipe.draws)
+    counts = [read_json(run.draw_folder(draw) / "sets" / "core" / "gate.json")["studies"]["all"] for draw in draws]
+    n, at_once, accepted = (sum(count[key] for count in counts) for key in ("n", "accepted_first", "accepted"))
+    if n == at_once:
+        return ["the gate threw out nothing, so the arms with and without it hold the same images"]
+    return [
+        f"the gate threw out the first draw of {n - at_once} of {n} studies ({(n - at_once) / n:.1%}) and left out "
+        f"{n - accepted} after its re-draws"
+    ]
 
 
 def unjudged(run: Run) -> list[str]:

@@ -47,7 +47,7 @@ class InputError(CxraugError):
             line += f"; found {_short(found)}"
         if expected is not None:
             line += f"; expected {expected}"
-        super().__init__(" ".join(line.split()))
+        super().__init__(_harmless(" ".join(line.split())))
         self.file, self.row, self.column, self.found, self.expected = file, row, column, found, expected
 
 
@@ -63,6 +63,13 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
     """The path of the key (empty for the whole) and the message of the first problem that pydantic found."""
     first = error.errors()[0]
     return ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+
+
+def _harmless(line: str, limit: int = 1000) -> str:
+    """``line`` without characters that act on a terminal, and without the middle of what is endless."""
+    if len(line) > limit:
+        line = line[: limit // 2] + "…" + line[-limit // 2 :]
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
 
 
 def _short(value: object, limit: int = 120) -> str:

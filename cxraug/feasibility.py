@@ -106,10 +106,10 @@ def _refuse_classifiers(recipe: Recipe) -> None:
             check_model(model, weights)
         except InputError as error:
             raise InputError(f"{key} settings: {error}") from None
-    if gate.weights is not None:
-        from cxraug.gate.agreement import gate_seen
+    if gate.networks():
+        from cxraug.gate.seen import networks_seen
 
-        gate_seen(Path(gate.weights))
+        networks_seen(gate)
 
 
 def _core_card(recipe: Recipe) -> Card | None:
@@ -117,10 +117,13 @@ def _core_card(recipe: Recipe) -> Card | None:
     if recipe.core.name in ("train", "gaussian"):
         return None
     from cxraug.cores.registry import WEIGHTS, find_core, read_card
+    from cxraug.cores.spec import parse_spec
 
-    card, weights = read_card(recipe.core.name), find_core(recipe.core.name) / WEIGHTS
-    if not weights.is_file():
-        raise InputError("the core has no weights", file=weights)
+    card = read_card(recipe.core.name)
+    if parse_spec(recipe.core.name) is None:  # cards of other programs' cores are made from their weights
+        weights = find_core(recipe.core.name) / WEIGHTS
+        if not weights.is_file():
+            raise InputError("the core has no weights", file=weights)
     return card
 
 

@@ -6,17 +6,19 @@ import difflib
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cxraug.balance.settings import PlanSettings
 from cxraug.classifiers.settings import TrainSettings
 from cxraug.cores.settings import DiffusionSettings
+from cxraug.cores.spec import parse_spec, resolve_spec
 from cxraug.errors import InputError, first_problem
 from cxraug.evaluation.calibration import Asked
 from cxraug.evaluation.endpoint import Endpoint
 from cxraug.evaluation.evaluate import EvaluationSettings
-from cxraug.gate.settings import GateSettings
+from cxraug.gate.settings import SHARES, XRV_KEYS, GateSettings
+from cxraug.storage import parse_yaml
+from cxraug.studies.burned_text import BurnedText
 from cxraug.studies.images import Encoding
 from cxraug.studies.manifest import Manifest, read_manifest
 from cxraug.studies.phantom.cohort import PhantomSettings
@@ -25,13 +27,15 @@ from cxraug.studies.table import CSV_SUFFIXES, PARQUET_SUFFIXES
 MAX_BYTES = 1_000_000
 ArmKind = Literal[
     "real", "duplicated", "oversampled", "weighted", "augmented", "gaussian", "mixed", "pretrained",
-    "real_pretrained", "outside",
+    "real_pretrained", "outside", "ungated", "random_reject",
 ]  # fmt: skip
 SYNTHETIC_ARMS = ("mixed", "pretrained")
+WITHOUT_GATE = ("ungated", "random_reject")  # the core's images as no verdict has chosen them
 CONTROLS: dict[str, tuple[str, ...]] = {
-    "mixed": ("real", "duplicated", "oversampled", "weighted", "augmented", "gaussian", "outside"),
+    "mixed": ("real", "duplicated", "oversampled", "weighted", "augmented", "gaussian", "outside", *WITHOUT_GATE),
     "pretrained": ("real", "real_pretrained", "duplicated", "outside"),
     "gaussian": ("real", "duplicated"),
+    "ungated": ("real", "duplicated", "random_reject"),
 }
 
 
@@ -111,6 +115,7 @@ class CoreSettings(Strict):
     """Which core is asked: a shipped one, a folder, ``gaussian`` (fitted on the spot), ``train`` (trained in the run).
 
     ``train`` fits once on the rows common to all draws and then fine-tunes inside each draw for ``finetune_steps``.
+    ``burned_text`` says whether cores that are fitted here see images with text burned into their pixels.
     """
 
     name: str = "phantom-nano"
@@ -118,6 +123,7 @@ class CoreSettings(Strict):
     finetune_steps: int = Field(0, ge=0)
     sampler_steps: int | None = Field(None, ge=1)
     guidance: float | None = Field(None, ge=0)
+    burned_text: BurnedText = "leave_out"
 
     @model_validator(mode="after")
     def _train_settings(self) -> CoreSettings:
@@ -253,7 +259,19 @@ class Recipe(Strict):
             )
         if "real_pretrained" in self.arms.use and "pretrained" not in self.arms.use:
             raise ValueError("arms.use has real_pretrained, the control of pretrained, without pretrained")
+        self._refuse_gate_controls()
         return self
+
+    def _refuse_gate_controls(self) -> None:
+        """Refuse the controls of a gate where there is nothing to compare them with, or no gate."""
+        asked = [arm for arm in WITHOUT_GATE if arm in self.arms.use]
+        if asked and "mixed" not in self.arms.use:
+            raise ValueError(f"arms.use has {asked[0]}, a control of mixed, without mixed")
+        if asked and not any(getattr(self.gate, check) for check in (*SHARES, "duplicates")):
+            raise ValueError(
+                f"arms.use: with every check of the gate turned off the arm {asked[0]} is mixed again; turn one on "
+                "(--set gate.agreement=true) or remove it from arms.use"
+            )
 
     def _refuse_outside_findings(self, key: str, finding: str) -> None:
         """Refuse a finding that ``data.findings`` lacks; either of the two may be the misspelt one."""
@@ -300,33 +318,18 @@ def _load(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_BYTES:
         raise InputError("a recipe is a small text file", file=path, found=f"{path.stat().st_size} bytes")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"not valid YAML: {' '.join(str(error).split())}", file=path, expected="a recipe (YAML)"
-        ) from None
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"not valid YAML: {error}", file=path, expected="a recipe (YAML)") from None
     if not isinstance(raw, dict):
         raise InputError("not a recipe", file=path, found=type(raw).__name__, expected="keys and values")
     return raw
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses what a recipe never needs: aliases (they can blow up) and a key twice (one is lost)."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"aliases are not allowed ({self.peek_event().start_mark})")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.YAMLError(f"the key {twice!r} occurs twice ({node.start_mark})")
-        return super().construct_mapping(node, deep)
-
-
-PATH_KEYS = (("data", "manifest"), ("data", "root"), ("train", "weights"), ("gate", "weights"))
+PATH_KEYS = (
+    ("data", "manifest"), ("data", "root"), ("train", "weights"),
+    *(("gate", key) for key in ("weights", *XRV_KEYS)),
+)  # fmt: skip
 
 
 def _resolve(raw: dict[str, Any], base: Path) -> None:
@@ -335,8 +338,15 @@ def _resolve(raw: dict[str, Any], base: Path) -> None:
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = str((base / section[key]).resolve())
     core = raw.get("core")
-    if isinstance(core, dict) and isinstance(core.get("name"), str) and (base / core["name"] / "card.json").is_file():
-        core["name"] = str((base / core["name"]).resolve())
+    if isinstance(core, dict) and isinstance(core.get("name"), str):
+        core["name"] = _core_name(core["name"], base)
+
+
+def _core_name(name: str, base: Path) -> str:
+    """A core's name with its paths made absolute, read from the folder ``base``."""
+    if parse_spec(name) is not None:
+        return resolve_spec(name, base)
+    return str((base / name).resolve()) if (base / name / "card.json").is_file() else name
 
 
 def _override(raw: dict[str, Any], text: str, path: Path) -> None:
@@ -344,9 +354,9 @@ def _override(raw: dict[str, Any], text: str, path: Path) -> None:
     if not equals or not key:
         raise InputError("--set takes key.path=value", found=text)
     try:
-        parsed = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {key}: not valid YAML: {' '.join(str(error).split())}") from None
+        parsed = parse_yaml(value)
+    except ValueError as error:
+        raise InputError(f"--set {key}: not valid YAML: {error}") from None
     *parents, last = key.split(".")
     node: Any = raw
     for parent in parents:
@@ -358,8 +368,10 @@ def _override(raw: dict[str, Any], text: str, path: Path) -> None:
     else:
         node[last] = parsed
     here = tuple(key.split("."))
-    if isinstance(parsed, str) and (here in PATH_KEYS or (here == ("core", "name") and Path(parsed).is_dir())):
+    if isinstance(parsed, str) and here in PATH_KEYS:
         node[last] = str(Path(parsed).resolve())
+    elif isinstance(parsed, str) and here == ("core", "name"):
+        node[last] = _core_name(parsed, Path.cwd())
 
 
 def _one_line(error: ValidationError) -> str:

@@ -282,10 +282,10 @@ def refuse_all_hidden(run: Run, keep: np.ndarray) -> None:
         from cxraug.cores.registry import read_card
 
         named.append((f"core {recipe.core.name}", read_card(recipe.core.name).hashes))
-    if recipe.gate.weights is not None:
-        from cxraug.gate.agreement import gate_seen
+    if recipe.gate.networks():
+        from cxraug.gate.seen import networks_seen
 
-        named.append((f"gate {recipe.gate.weights}", gate_seen(Path(recipe.gate.weights))))
+        named += [(f"gate {path}", seen) for path, seen in networks_seen(recipe.gate).items()]
     if recipe.train.weights is not None:
         from cxraug.classifiers.models import weights_seen
 
@@ -299,7 +299,9 @@ def _settings(run: Run) -> dict[str, Any]:
     settings: dict[str, Any] = {"recipe": run.recipe.model_dump(mode="json")}
     if run.recipe.data.manifest is not None and Path(run.recipe.data.manifest).is_file():
         settings["manifest_sha256"] = file_sha256(run.recipe.data.manifest)
-    for key, name in (("train.weights", run.recipe.train.weights), ("gate.weights", run.recipe.gate.weights)):
+    gate = {f"gate.{key}": name for key, name in run.recipe.gate.networks().items()}
+    named = {"train.weights": run.recipe.train.weights, "gate.weights": run.recipe.gate.weights} | gate
+    for key, name in named.items():
         files = (
             [] if name is None else [Path(name)] if Path(name).is_file() else sorted(Path(name).rglob("*.safetensors"))
         )

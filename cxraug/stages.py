@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 
 from cxraug.arm_job import ArmJob, chosen_jobs, curve_jobs, lead_arm, train_arms
+from cxraug.recipe import WITHOUT_GATE
 from cxraug.run import Run, once
 from cxraug.seeds import derive_seed
+from cxraug.studies.burned_text import clean_rows
 
 
 def audit(run: Run) -> None:
     """Audit what the first draw leaves: that is the data set the user has to balance."""
-    from cxraug.balance.audit import audit_manifest, write_audit
+    from cxraug.balance.audit import audit_manifest, write_audit, written_rows
     from cxraug.balance.naming import headlines
 
     folder = run.folder / "audit"
@@ -29,8 +31,9 @@ def audit(run: Run) -> None:
             groups=run.recipe.audit.groups,
             age_bins=run.recipe.audit.age_bins,
             pixel_sha=run.cache.sha[keep],
+            writing=run.cache.writing[keep],
         )
-        write_audit(found, folder)
+        write_audit(found, folder, written=written_rows(run.manifest.take(keep), run.cache.writing[keep]))
         return [named["sentence"] for named in headlines(found["named"], 8)]
 
     for sentence in once(folder, work):
@@ -89,6 +92,8 @@ def fill_draw(run: Run, draw: int) -> None:
     for name in ("core", "gaussian", "outside"):
         if name == "core" or name in kinds:
             once(folder / "sets" / name, lambda name=name: _fill_set(run, draw, plan, name))  # type: ignore[misc]
+    for name in (name for name in WITHOUT_GATE if name in kinds):
+        once(folder / name, lambda name=name: _list_without_gate(run, draw, plan, name))  # type: ignore[misc]
 
 
 def _plan(run: Run, draw: int) -> dict[str, Any]:
@@ -157,6 +162,25 @@ def _fill_set(run: Run, draw: int, plan: pd.DataFrame, name: str) -> dict[str, A
     return {"accepted": summary["accepted"], "total": summary["total"], "notes": notes}
 
 
+def _list_without_gate(run: Run, draw: int, plan: pd.DataFrame, name: str) -> dict[str, Any]:
+    """What the core's set would be without its gate, or with a gate that throws out at random."""
+    from cxraug.synthesis.rejection import list_first_draws, list_random_rejection
+
+    folder = run.draw_folder(draw)
+    if name == "ungated":
+        return list_first_draws(folder / "sets" / "core", folder / name)
+    core = _core(run, draw, "core", run.rows("train") & run.keep(draw).keep)
+    asked, _ = _asked(plan, core.card.conditions)
+    return list_random_rejection(
+        folder / "sets" / "core",
+        asked,
+        core,
+        folder / name,
+        cells=list(run.cells(plan.assign(view=plan["views"]))),
+        seed=derive_seed(run.recipe.seed, "random rejection", draw),
+    )
+
+
 def _asked(plan: pd.DataFrame, conditions: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """The plan as the core is asked: a core that knows no sources is told none, and this is said, not hidden."""
     notes = []
@@ -193,6 +217,7 @@ def _fit_gaussian(run: Run, keep: np.ndarray, folder: Path) -> Any:
     from cxraug.cores.registry import open_core
 
     if not (folder / "card.json").is_file():
+        keep = _without_text(run, keep)
         train = run.manifest.take(keep)
         fit_gaussian(
             np.asarray(run.cache.pixels[keep]),
@@ -209,23 +234,29 @@ def _train_core(run: Run, keep: np.ndarray, folder: Path, settings: Any, *, init
     from cxraug.cores.conditions import Conditions
     from cxraug.cores.diffusion.training import train_diffusion
 
-    once(
-        folder,
-        lambda: str(
-            train_diffusion(
-                np.asarray(run.cache.pixels[keep]),
-                Conditions.from_manifest(run.manifest.take(keep), run.findings),
-                folder,
-                settings,
-                init=init,
-                seen=run.seen(keep),
-                training_data=_described(run, keep),
-                encoding=run.recipe.data.encoding,
-                name=f"{run.recipe.name}-{'-'.join(map(str, seed))}",
-                seed=derive_seed(run.recipe.seed, *seed),
-            ).name
-        ),
-    )
+    def work() -> str:
+        rows = _without_text(run, keep)
+        return train_diffusion(
+            np.asarray(run.cache.pixels[rows]),
+            Conditions.from_manifest(run.manifest.take(rows), run.findings),
+            folder,
+            settings,
+            init=init,
+            seen=run.seen(rows),
+            training_data=_described(run, rows),
+            encoding=run.recipe.data.encoding,
+            name=f"{run.recipe.name}-{'-'.join(map(str, seed))}",
+            seed=derive_seed(run.recipe.seed, *seed),
+        ).name
+
+    once(folder, work)
+
+
+def _without_text(run: Run, keep: np.ndarray) -> np.ndarray:
+    """The rows of ``keep`` that a core of the run may be trained on, as ``core.burned_text`` says."""
+    rows = keep.copy()
+    rows[keep] = clean_rows(run.cache.writing[keep], run.recipe.core.burned_text)
+    return rows
 
 
 def _described(run: Run, rows: np.ndarray) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from cxraug.errors import InputError, WorkError
 
@@ -51,6 +52,38 @@ def read_json(path: str | Path) -> Any:
         raise InputError("no such file", file=path) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not valid JSON ({error})", file=path) from None
+    except RecursionError:
+        raise InputError("not valid JSON (nested too deeply)", file=path) from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values from YAML text: no objects, no aliases, no key twice.
+
+    Raises :class:`ValueError`, with one line of text, for anything else.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is a number with thousands of digits
+        raise ValueError(" ".join(str(error).split())[:500]) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses what settings never need: aliases (they can blow up) and a key twice (one is lost)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases are not allowed ({self.peek_event().start_mark})")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (str(key.value) for key, _ in node.value):
+            if key in seen:
+                raise yaml.YAMLError(f"the key {key!r} occurs twice ({node.start_mark})")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def plain(value: Any) -> Any:

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxraug.errors import InputError
+from cxraug.gate.settings import SHARES
 from cxraug.recipe import Recipe, parse_recipe, read_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+NO_CHECK = dict.fromkeys([*SHARES, "duplicates"], False)
 MINIMAL = {
     "data": {"manifest": "manifest.csv"},
     "evaluate": {"primary": {"arm": "mixed", "control": "duplicated", "finding": "Effusion"}},
@@ -84,6 +86,12 @@ def test_every_run_recipe_of_the_project_is_valid(path: Path) -> None:
         ({"evaluate": primary(arm="duplicated", control="mixed")}, ["'mixed'", "no control of 'duplicated'"]),
         ({"evaluate": primary(control="real"), "arms": {"use": ["real", "mixed"]}}, ["count-matched control"]),
         ({"core": {"name": "gaussian"}, "arms": {"use": ["duplicated", "mixed", "outside"]}}, ["outside", "gaussian"]),
+        ({"arms": {"use": ["duplicated", "pretrained", "ungated"]}, "evaluate": primary("pretrained")},
+         ["arms.use has ungated, a control of mixed, without mixed"]),
+        ({"arms": {"use": ["duplicated", "mixed", "random_reject"]}, "gate": NO_CHECK},
+         ["every check of the gate turned off", "random_reject is mixed again", "--set gate.agreement=true"]),
+        ({"arms": {"use": ["duplicated", "mixed", "ungated"]}, "evaluate": primary("ungated", "mixed")},
+         ["'mixed' is no control of 'ungated'", "random_reject"]),
         ({"evaluate": primary() | {"threshold_rule": "youdn"}}, ["evaluate", "threshold_rule", "youdn"]),
         ({"evaluate": primary() | {"metrics": ["auc"]}}, ["evaluate", "metrics", "auc"]),
         ({"evaluate": primary() | {"age_bins": [40, 20]}}, ["evaluate", "age_bins"]),
@@ -122,6 +130,15 @@ def test_a_table_in_place_of_a_recipe_is_called_one(tmp_path: Path, name: str) -
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such recipe"):
         read_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("control", ["ungated", "random_reject"])
+def test_a_primary_endpoint_may_be_about_the_gate(tmp_path: Path, control: str) -> None:
+    use = ["duplicated", "mixed", "ungated", "random_reject"]
+    raw = {**MINIMAL, "arms": {"use": use}, "evaluate": primary(control=control)}
+    assert parse_recipe(raw, tmp_path / "mine.yaml").evaluate.primary.control == control
+    # one check is enough for a gate to be there
+    parse_recipe({**raw, "gate": NO_CHECK | {"realism": True}}, tmp_path / "mine.yaml")
 
 
 def test_set_replaces_settings_by_path(tmp_path: Path) -> None:

@@ -14,15 +14,17 @@ from cxraug.balance.census import pair_codes, take_census, unknown_labels
 from cxraug.balance.naming import RULES, headlines, name_all
 from cxraug.evaluation.groups import AGE_BINS, MISSING, group_levels, level_order
 from cxraug.storage import atomic, plain, write_json
+from cxraug.studies.burned_text import KINDS, MARKER, TAGGED, of_concern
 
 if TYPE_CHECKING:
     from cxraug.studies.manifest import Manifest
 
-__all__ = ["audit_manifest", "headlines", "write_audit"]
+__all__ = ["audit_manifest", "headlines", "write_audit", "written_rows"]
 
 SPLITS = ("train", "val", "test")
 LABEL_SETS = 30
 EXAMPLES = 20
+WRITTEN = "burned_text.csv"
 FEW = 50
 KNOWN_COLUMNS = ("view", "sex", "age", "race", "labels", "report", "mask", "boxes", "source")
 ALWAYS_NAMED = ("view", "labels")  # columns whose absence is named even if they are no group
@@ -34,6 +36,7 @@ def audit_manifest(
     groups: Sequence[str] = ("sex", "age"),
     age_bins: Sequence[float] = AGE_BINS,
     pixel_sha: np.ndarray | None = None,
+    writing: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Audit a manifest.
 
@@ -45,12 +48,13 @@ def audit_manifest(
     groups : columns, or intersections such as ``sex*age``; one that is not in the data is reported as missing.
     age_bins : lower bounds of the age bands in years.
     pixel_sha : (n,) a digest of every row's native pixels; None: duplicates are not looked for.
+    writing : (n,) what is written in every row's image (:mod:`cxraug.studies.burned_text`); None: not looked for.
 
     Returns
     -------
     JSON-ready dictionary: ``images, studies, patients, splits, findings, groups, cells, label_sets, cooccurrence,
-    missing, patients_in_two_splits, duplicates, confounded, single_source, rules`` and ``named``, the sentences, the
-    most pressing first.
+    missing, patients_in_two_splits, duplicates, burned_text, confounded, single_source, rules`` and ``named``, the
+    sentences, the most pressing first.
     """
     frame = manifest.frame
     train = (frame["split"] == "train").to_numpy()
@@ -72,6 +76,7 @@ def audit_manifest(
         "missing": _missing(manifest, groups),
         "patients_in_two_splits": _two_splits(frame),
         "duplicates": _duplicates(frame, pixel_sha),
+        "burned_text": _burned_text(frame, writing),
         "confounded": _confounded(part, counts),
         "single_source": _single_source(part),
         "rules": RULES,
@@ -81,14 +86,32 @@ def audit_manifest(
     return plain(audit)
 
 
-def write_audit(audit: dict[str, Any], folder: str | Path) -> None:
-    """Write ``audit.json`` and ``audit.html`` into ``folder``."""
+def write_audit(audit: dict[str, Any], folder: str | Path, *, written: pd.DataFrame | None = None) -> None:
+    """Write ``audit.json`` and ``audit.html`` into ``folder``, and ``burned_text.csv`` where writing was looked for.
+
+    ``written`` : the rows of :func:`written_rows`.
+    """
     from cxraug.pages.audit import audit_page
 
     folder = Path(folder)
     write_json(folder / "audit.json", audit)
     with atomic(folder / "audit.html") as temporary:
         temporary.write_text(audit_page(audit), encoding="utf-8")
+    if written is not None:
+        with atomic(folder / WRITTEN) as temporary:
+            written.to_csv(temporary, index=False)
+
+
+def written_rows(manifest: Manifest, writing: np.ndarray) -> pd.DataFrame:
+    """The rows with text in the pixels, by detection or by their header: ``image, patient_id, split, source, writing``.
+
+    Lead markers are not among them. Raises ValueError where the lengths differ.
+    """
+    if len(writing) != len(manifest):
+        raise ValueError(f"writing has {len(writing)} entries for {len(manifest)} rows")
+    rows = of_concern(writing)
+    listed = manifest.frame.loc[rows, ["image", "patient_id", "split", "source"]]
+    return listed.assign(writing=np.array(KINDS)[np.asarray(writing)[rows]])
 
 
 class _Counts:
@@ -345,6 +368,28 @@ def _duplicates(frame: pd.DataFrame, pixel_sha: np.ndarray | None) -> dict[str, 
         "across_patients": int((kinds["patient_id"] > 1).sum()),
         "different_labels": int((kinds["labels"] > 1).sum()),
         "examples": [list(g["image"]) for _, g in copies.groupby("sha", sort=False)][:EXAMPLES],
+    }
+
+
+def _burned_text(frame: pd.DataFrame, writing: np.ndarray | None) -> dict[str, Any]:
+    """How many images have writing of each kind, in all and by source."""
+    if writing is None:
+        return {"checked": False, "images": 0, "tagged": 0, "markers": 0, "train": 0, "by_source": []}
+    if len(writing) != len(frame):
+        raise ValueError(f"writing has {len(writing)} entries for {len(frame)} rows")
+    text, source = of_concern(writing), frame["source"].to_numpy(dtype=object)
+    by_source = [
+        {"source": s or MISSING, "images": int((source == s).sum()), "text": int(text[source == s].sum()),
+         "marker": int((writing[source == s] == MARKER).sum())}
+        for s in pd.unique(source)
+    ]  # fmt: skip
+    return {
+        "checked": True,
+        "images": int(text.sum()),
+        "tagged": int((writing == TAGGED).sum()),
+        "markers": int((writing == MARKER).sum()),
+        "train": int(text[(frame["split"] == "train").to_numpy()].sum()),
+        "by_source": by_source,
     }
 
 

@@ -31,13 +31,16 @@ RULES = {
     f"{STRONG_ODDS:g} (or its inverse), and p < {ALPHA:g} after Holm's correction (train patients)",
     "annotated in one source": "other sources do not say whether the finding is there",
     "duplicates": "images with the same pixels",
+    "burned-in text": "writing in the pixels: several characters in a row, or a DICOM header that says so (one that "
+    "says there is none is not believed); a lead marker of a letter or two is not counted. What is small, faint, "
+    "slanted or handwritten is missed",
     "missing": f"a value that is missing in more than {MISSING_SHARE:.0%} of the images",
     "too few to evaluate": f"fewer than {MIN_TEST} positive or negative test patients",
     "patients in two splits": "a patient in more than one of train, val and test",
 }
 ORDER = (
     "patients in two splits", "rare finding", "under-represented group", "under-represented cell", "confounded",
-    "annotated in one source", "duplicates", "missing", "too few to evaluate",
+    "burned-in text", "annotated in one source", "duplicates", "missing", "too few to evaluate",
 )  # fmt: skip
 
 Named = dict[str, Any]
@@ -59,6 +62,7 @@ def name_all(audit: dict[str, Any]) -> list[Named]:
         *_confounded(audit["confounded"], rows),
         *_single_sources(audit["single_source"]),
         *_duplicates(audit["duplicates"]),
+        *_burned_text(audit["burned_text"]),
         *_missing(audit["missing"]),
         *_too_few(audit["findings"]),
     ]
@@ -207,6 +211,17 @@ def _duplicates(duplicates: dict[str, Any]) -> list[Named]:
         f"different patients, {duplicates['different_labels']:,} with different labels."
     )
     return [_name("duplicates", text, n=duplicates["images"], expected=0)]
+
+
+def _burned_text(found: dict[str, Any]) -> list[Named]:
+    if not found["images"]:
+        return []
+    tagged = f", {found['tagged']:,} by their DICOM header" if found["tagged"] else ""
+    text = (
+        f"{_count(found['images'], 'image')} with text burned into the pixels{tagged}, {found['train']:,} in train: it "
+        "may name a patient, and a core may learn to write it. Training a core leaves such images out."
+    )
+    return [_name("burned-in text", text, n=found["images"], expected=0)]
 
 
 def _missing(missing: Sequence[dict[str, Any]]) -> list[Named]:

@@ -14,9 +14,9 @@ from cxraug.seeds import derive_seed
 
 KINDS = (
     "real", "duplicated", "oversampled", "weighted", "augmented", "gaussian", "mixed", "pretrained", "real_pretrained",
-    "outside",
+    "outside", "ungated", "random_reject",
 )  # fmt: skip
-WITH_ADDED = ("gaussian", "mixed", "outside", "pretrained")
+WITH_ADDED = ("gaussian", "mixed", "outside", "ungated", "random_reject", "pretrained")
 MAX_WEIGHT = 20.0
 NO_FINDING = "No Finding"
 
@@ -104,8 +104,9 @@ def arm_data(
     kind : one of :data:`KINDS`. ``real``: the real images. ``duplicated``: and, for each planned row, one real image of
         its cell, drawn with replacement. ``oversampled``: imbalanced-learn's RandomOverSampler, classes are the label
         sets over the planned findings. ``weighted``: positives weigh negatives / positives. ``augmented``: stronger
-        classical augmentation. ``gaussian``, ``mixed``, ``outside``: real and ``added``. ``pretrained``: first real and
-        ``added``, then real. ``real_pretrained``: first as ``duplicated``, then real.
+        classical augmentation. ``gaussian``, ``mixed``, ``outside``, ``ungated``, ``random_reject``: real and
+        ``added``. ``pretrained``: first real and ``added``, then real. ``real_pretrained``: first as ``duplicated``,
+        then real.
     real, real_cells : real images and the cell of each, ``label set|sex|age band|view`` with the label set ``A+B``.
     added, planned_cells : images that a core made, and the cell that was planned for each of them.
     seed : of the draws of this arm. pretrain_share : share of the steps spent on the first stage, if there is one.

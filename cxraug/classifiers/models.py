@@ -170,7 +170,7 @@ def _xrv(n_out: int) -> Classifier:
 
 
 def _load(model: Classifier, file: Path, findings: Sequence[str] | None) -> None:
-    given, own = _state_dict(file), model.net.state_dict()
+    given, own = read_state(file), model.net.state_dict()
     given.pop("op_threshs", None)  # torchxrayvision's operating points: no weights
     head = [key for key in own if key.startswith(model.head + ".")]
     reason = _other_head(given, own, head, file, findings)
@@ -219,7 +219,11 @@ def _other_head(
     return ""
 
 
-def _state_dict(file: Path) -> dict[str, torch.Tensor]:
+def read_state(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weights file: safetensors, or a state dict saved by torch, read without running code from it.
+
+    Raises :class:`InputError` for anything else.
+    """
     if file.suffix == ".safetensors":
         import safetensors
         from safetensors.torch import load_file

@@ -32,13 +32,15 @@ def register(app: typer.Typer) -> None:
         findings: str | None = typer.Option(None, "--findings", help="Only these findings, separated by commas."),
         label_columns: str | None = typer.Option(None, "--label-columns", help=LABEL_COLUMNS_HELP),
         root: Path | None = typer.Option(None, "--root", help="Folder that image paths start from."),
-        pixels: bool = typer.Option(True, "--pixels/--no-pixels", help="Read every image and look for copies."),
+        pixels: bool = typer.Option(
+            True, "--pixels/--no-pixels", help="Read every image and look for copies and burned-in text."
+        ),
         on_bad_image: str = typer.Option("error", "--on-bad-image", help="error or skip (listed in rejected.csv)."),
-        out: Path = typer.Option(Path("audit"), "--out", help="Folder for audit.json and audit.html."),
+        out: Path = typer.Option(Path("audit"), "--out", help="Folder for audit.json, audit.html and burned_text.csv."),
         as_json: bool = typer.Option(False, "--json", help="Print the audit as JSON."),
     ) -> None:
         """Say what is rare, who is under-represented, and what findings are confused with."""
-        from cxraug.balance.audit import audit_manifest, write_audit
+        from cxraug.balance.audit import audit_manifest, write_audit, written_rows
         from cxraug.errors import InputError
         from cxraug.studies.cache import build_cache
         from cxraug.studies.images import Encoding
@@ -57,12 +59,12 @@ def register(app: typer.Typer) -> None:
         for column in (part.strip() for group in names(groups) or [] for part in group.split("*")):
             if column not in data.frame.columns:
                 raise InputError("--groups names a column that is not there", file=manifest, column=column)
-        sha = None
+        sha = writing = None
         if pixels:
             data, cache = build_cache(data, out / "cache", Encoding(), on_bad_image=bad)  # type: ignore[arg-type]
-            sha = cache.sha
-        found = audit_manifest(data, groups=names(groups) or [], age_bins=bins, pixel_sha=sha)
-        write_audit(found, out)
+            sha, writing = cache.sha, cache.writing
+        found = audit_manifest(data, groups=names(groups) or [], age_bins=bins, pixel_sha=sha, writing=writing)
+        write_audit(found, out, written=None if writing is None else written_rows(data, writing))
         if as_json:
             print_json(found)
             return
@@ -102,3 +104,7 @@ def _print(found: dict) -> None:
             "" if test is None else f"{test:,}",
         )
     console.print(counts)
+    text = found["burned_text"]
+    if text["checked"]:
+        told = f"burned-in text: {text['images']:,} images (burned_text.csv), a lead marker only: {text['markers']:,}"
+        console.print(Text(told))

@@ -11,6 +11,7 @@ import typer
 from cxraug.cli.answer import print_json
 from cxraug.cli.core_bench import bench
 from cxraug.cli.core_evaluate import evaluate
+from cxraug.cli.core_foreign import convert, search
 from cxraug.cli.sample import sample
 
 if TYPE_CHECKING:
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    core = typer.Typer(help="Generative cores: list, show, sample, train, evaluate, bench.", no_args_is_help=True)
+    core = typer.Typer(help="Generative cores: list, show, search, sample, train, convert, evaluate, bench.",
+                       no_args_is_help=True)  # fmt: skip
     core.command("list")(list_)
     core.command("show")(show)
+    core.command("search")(search)
+    core.command("convert")(convert)
     core.command("sample")(sample)
     core.command("train")(train)
     core.command("bench")(bench)
@@ -48,17 +52,25 @@ def list_(as_json: bool = typer.Option(False, "--json", help="Print the cards as
         lists = (card.views, card.conditions, card.findings)
         table.add_row(card.name, card.kind, str(card.resolution), *["\n".join(x) for x in lists])
     Console().print(table)
-    typer.echo("Also: gaussian (fitted on the spot by a run), or any FOLDER that `cxraug core train` wrote.")
+    typer.echo("Also: gaussian (fitted on the spot by a run), any FOLDER that `cxraug core train` wrote, and cores of\n"
+               "others: diffusers:PATH, chexgen:FILE, xgem:FILE (`cxraug core search` lists public ones).")  # fmt: skip
 
 
 def show(
-    name: str = typer.Argument(..., help="Name of a shipped core, or a core's folder."),
+    name: str = typer.Argument(..., help="Name of a shipped core, a core's folder, or KIND:PATH."),
     as_json: bool = typer.Option(False, "--json", help="For machines; the card is JSON anyway."),
 ) -> None:
-    """Print a core's card as JSON; hashes of what it has seen as counts."""
+    """Print a core's card as JSON, its parameters, and what of it is missing here; hashes of what it saw as counts."""
+    from cxraug.cores.inventory import missing, parameters
     from cxraug.cores.registry import read_card
+    from cxraug.errors import InputError
 
-    print_json(_short(read_card(name)))
+    absent = missing(name)
+    try:
+        card = _short(read_card(name))
+    except InputError:
+        card = {}
+    print_json({**card, "parameters": parameters(name), "missing": absent})
 
 
 def train(

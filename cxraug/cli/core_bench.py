@@ -63,20 +63,8 @@ def bench(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "steps",
-        "guidance",
-        "from",
-        "until",
-        "evals",
-        "s/image",
-        "Frechet",
-        "over",
-        "bound",
-        "",
-        box=None,
-        pad_edge=False,
-    )
+    table = Table("steps", "guidance", "from", "until", "evals", "s/image", "Frechet", "over", "bound", "",
+                  box=None, pad_edge=False)  # fmt: skip
     for row in found.to_dict("records"):
         table.add_row(
             str(row["steps"]), f"{row['guidance']:g}", f"{row['guidance_from']:g}", f"{row['guidance_until']:g}",

@@ -12,6 +12,7 @@ from cxraug.cli.selection import (
     LABEL_COLUMNS_HELP,
     choice,
     names,
+    parse_age_bins,
     parse_label_columns,
     parse_where,
     say_label_columns,
@@ -32,17 +33,23 @@ def register(app: typer.Typer) -> None:
             "conv-random", "--extractor", help="conv-random, the folder of a trained classifier, or xrv:FILE."
         ),
         by: str | None = typer.Option(None, "--by", help="findings: also for each finding that both sets name."),
+        groups: str | None = typer.Option(
+            None, "--groups", help="Also per level of columns or intersections, e.g. sex,age."
+        ),
+        age_bins: str = typer.Option("0,20,40,60,80", "--age-bins", help="Lower bounds of the age bands in years."),
         views: str | None = typer.Option(None, "--views", help="Compare only these views, e.g. PA or PA,AP."),
         n: int | None = typer.Option(None, "--n", help="Images of each sample; default as many as there are, 2000."),
         where: list[str] = typer.Option([], "--where", help="Keep real rows with column=value[,value...]. Repeatable."),
         with_rejected: bool = typer.Option(False, "--with-rejected", help="Also images that the gate rejected."),
         label_columns: str | None = typer.Option(None, "--label-columns", help=LABEL_COLUMNS_HELP),
         root: Path | None = typer.Option(None, "--root", help="Folder that the real images' paths start from."),
+        halves: int = typer.Option(10, "--halves", help="How often the real images are dealt into two halves."),
+        size: int = typer.Option(128, "--size", help="Side in pixels for spectrum, grey levels and MS-SSIM."),
         seed: int = typer.Option(0, "--seed", help="Of the draw of images."),
-        out: Path | None = typer.Option(None, "--out", help="Folder for fidelity.csv and fidelity.json."),
+        out: Path | None = typer.Option(None, "--out", help="Folder for fidelity.csv, fidelity.json, fidelity.html."),
         as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
     ) -> None:
-        """Fréchet distance, KID, precision, recall, density and coverage, beside real against real at the same n."""
+        """How alike two sets look, in features, spectra, grey levels and diversity, beside real against real."""
         from cxraug.fidelity.comparison import compare_sets, write_fidelity
         from cxraug.fidelity.extractors import open_extractor
         from cxraug.studies.manifest import read_manifest
@@ -54,10 +61,11 @@ def register(app: typer.Typer) -> None:
             real, root=root, where=parse_where(where), label_columns=parse_label_columns(label_columns)
         )
         say_label_columns(data.label_columns)
-        other, rejected = _read_synthetic(synth, with_rejected)
+        other, rejected = read_synthetic(synth, with_rejected)
         found = compare_sets(
-            _of_views(data, chosen), _of_views(other, chosen), opened, by_findings=by_findings, n=n, seed=seed
-        )
+            _of_views(data, chosen), _of_views(other, chosen), opened, by_findings=by_findings,
+            groups=names(groups) or [], age_bins=parse_age_bins(age_bins), n=n, halves=halves, size=size, seed=seed,
+        )  # fmt: skip
         found["rejected_left_out"] = rejected
         if rejected:
             found["notes"].append(f"{rejected} images that the gate rejected are left out (--with-rejected keeps them)")
@@ -68,10 +76,10 @@ def register(app: typer.Typer) -> None:
             return
         _show(found)
         if out is not None:
-            typer.echo(f"fidelity: {out / 'fidelity.csv'}")
+            typer.echo(f"fidelity: {out / 'fidelity.html'}")
 
 
-def _read_synthetic(path: Path, with_rejected: bool) -> tuple[Manifest, int]:
+def read_synthetic(path: Path, with_rejected: bool) -> tuple[Manifest, int]:
     """The rows of a generated set or a manifest, and how many the gate's verdict left out."""
     from cxraug.errors import InputError
     from cxraug.studies.manifest import read_manifest
@@ -109,21 +117,24 @@ def _show(found: dict[str, Any]) -> None:
     used, console = found["extractor"], Console()
     about = f"{used['name']} ({used['sha256'][:12]}), {', '.join(found['views'])}"
     suppressed = []
-    for finding in dict.fromkeys(row["finding"] for row in found["rows"]):
-        rows = [row for row in found["rows"] if row["finding"] == finding]
+    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        cells.setdefault((row["finding"], row["group"], row["level"]), []).append(row)
+    for (finding, group, level), rows in cells.items():
         n, flag = rows[0]["n"], rows[0]["flag"]
+        name = finding if group == "all" else f"{finding}, {group} {level}"
         if flag == "suppressed":
-            suppressed.append(f"{finding} ({n})")
+            suppressed.append(f"{name} ({n})")
             continue
         few = " (few)" if flag else ""
-        table = Table(title=Text(f"{finding}: n = {n}{few} per sample, {about}"), title_justify="left")
-        for name in ("measure", "score [95 %]", "real: floor", "minus floor [95 %]"):
-            table.add_column(name, justify="left" if name == "measure" else "right")
+        table = Table(title=Text(f"{name}: n = {n}{few} per sample, {about}"), title_justify="left")
+        for heading in ("measure", "score [95 %]", "real: floor [its spread]", "minus floor [95 %]"):
+            table.add_column(heading, justify="left" if heading == "measure" else "right")
         for row in rows:
             table.add_row(
                 row["measure"],
                 Text(_interval(row["score"], row["ci_low"], row["ci_high"])),
-                f"{row['floor']:.3g}",
+                Text(_interval(row["floor"], row["floor_low"], row["floor_high"])),
                 Text(_interval(row["difference"], row["difference_low"], row["difference_high"])),
             )
         console.print(table)
@@ -134,4 +145,4 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _interval(value: float, low: float, high: float) -> str:
-    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+    return f"{value:.3g}" if low != low else f"{value:.3g} [{low:.3g}, {high:.3g}]"

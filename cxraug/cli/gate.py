@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cxraug.cli.answer import print_json
-from cxraug.cli.selection import LABEL_COLUMNS_HELP, parse_label_columns, say_label_columns
+from cxraug.cli.selection import LABEL_COLUMNS_HELP, parse_age_bins, parse_label_columns, say_label_columns
 
 if TYPE_CHECKING:
+    from cxraug.gate.settings import GateSettings
     from cxraug.studies.cache import PixelCache
     from cxraug.studies.manifest import Manifest
     from cxraug.studies.seen import Seen
@@ -40,7 +41,28 @@ def register(app: typer.Typer) -> None:
         model: str = typer.Option("resnet10t", "--model", help="Any timm model."),
         weights: Path | None = typer.Option(None, "--weights", help="Folder of a classifier trained before."),
         agreement: bool = typer.Option(True, "--agreement/--no-agreement", help="Check labels with a classifier."),
+        demographics: bool = typer.Option(
+            True, "--demographics/--no-demographics", help="Check sex, age and race, as far as they can be read."
+        ),
+        realism: bool = typer.Option(True, "--realism/--no-realism", help="Reject strangers to the real images."),
+        reports: bool = typer.Option(True, "--reports/--no-reports", help="Check reports against what was asked for."),
         duplicates: bool = typer.Option(True, "--duplicates/--no-duplicates", help="Look for copies."),
+        copy_rate: float | None = typer.Option(
+            None, "--copy-rate", help="Part of --false-reject for copies; default: 0.01, at most half of it."
+        ),
+        shares: str | None = typer.Option(
+            None, "--shares", help="How the rest of --false-reject is divided, e.g. agreement=6,realism=1."
+        ),
+        per_group: str | None = typer.Option(
+            None, "--per-group", help="Calibrate within the levels of a group: sex, age, view, sex*age, any column."
+        ),
+        age_bins: str | None = typer.Option(None, "--age-bins", help="Lower bounds of age bands, e.g. 0,20,40,60,80."),
+        xrv_findings: Path | None = typer.Option(
+            None, "--xrv-findings", help="Weights of torchxrayvision's classifier (local file), read in place of ours."
+        ),
+        xrv_sex: Path | None = typer.Option(None, "--xrv-sex", help="Weights of torchxrayvision's sex model."),
+        xrv_age: Path | None = typer.Option(None, "--xrv-age", help="State dict of torchxrayvision's age model."),
+        xrv_race: Path | None = typer.Option(None, "--xrv-race", help="Weights of torchxrayvision's race model."),
         seed: int = typer.Option(0, "--seed"),
         fresh: bool = typer.Option(False, "--fresh", help="Judge again even if these settings were judged before."),
         as_json: bool = typer.Option(False, "--json", help="Print gate.json."),
@@ -50,6 +72,7 @@ def register(app: typer.Typer) -> None:
 
         from cxraug.cores.registry import open_core
         from cxraug.errors import InputError, first_problem
+        from cxraug.evaluation.groups import AGE_BINS
         from cxraug.gate.gate import gate_set
         from cxraug.gate.settings import GateSettings
         from cxraug.studies.cache import build_cache
@@ -59,21 +82,24 @@ def register(app: typer.Typer) -> None:
 
         set_settings(set_folder)
         try:
+            files = {"weights": weights, "xrv_findings": xrv_findings, "xrv_sex": xrv_sex, "xrv_age": xrv_age,
+                     "xrv_race": xrv_race}  # fmt: skip
             settings = GateSettings(
-                agreement=agreement, duplicates=duplicates, false_reject=false_reject, max_redraws=redraws, steps=steps,
-                model=model, weights=None if weights is None else str(weights),
-                copy_rate=min(0.01, false_reject / 2),
+                agreement=agreement, demographics=demographics, realism=realism, reports=reports, duplicates=duplicates,
+                false_reject=false_reject, max_redraws=redraws, steps=steps, model=model, per_group=per_group,
+                copy_rate=min(0.01, false_reject / 2) if copy_rate is None else copy_rate,
+                shares=_shares(shares), **{key: None if path is None else str(path) for key, path in files.items()},
             )  # fmt: skip
         except ValidationError as error:
             key, message = first_problem(error)
-            option = {"max_redraws": "redraws"}.get(key, key).replace("_", "-")
+            option = {"max_redraws": "redraws"}.get(key, key).partition(".")[0].replace("_", "-")
             raise InputError(f"--{option}: {message}" if key else message) from None
         folder = out or set_folder / "gate"
         encoding = Encoding(size=size)
         data = read_manifest(real, root=root, label_columns=parse_label_columns(label_columns))
         say_label_columns(data.label_columns)
         manifest, cache = build_cache(data, folder / "cache", encoding)
-        refuse_all_hidden(manifest, cache, set_folder, weights)
+        refuse_all_hidden(manifest, cache, set_folder, settings)
         train = (manifest.frame["split"] == "train").to_numpy()
         judged = [name.strip() for name in findings.split("|")] if findings else list(manifest.findings)
         unknown = [name for name in judged if name not in manifest.findings]
@@ -84,6 +110,7 @@ def register(app: typer.Typer) -> None:
         summary = gate_set(
             set_folder, manifest.take(train), cache.take(train), encoding, settings, findings=judged,
             folder=folder, core=None if core is None else open_core(core), seed=seed,
+            age_bins=AGE_BINS if age_bins is None else parse_age_bins(age_bins),
         )  # fmt: skip
         if as_json:
             print_json(summary)
@@ -91,18 +118,21 @@ def register(app: typer.Typer) -> None:
         _show(summary)
 
 
-def refuse_all_hidden(manifest: Manifest, cache: PixelCache, set_folder: Path, weights: Path | None) -> None:
+def refuse_all_hidden(manifest: Manifest, cache: PixelCache, set_folder: Path, settings: GateSettings) -> None:
     """Refuse a set whose core, or gate weights that, have seen validation or test rows of the real data."""
     from cxraug.cores.core import Card
-    from cxraug.gate.agreement import gate_seen
+    from cxraug.gate.seen import networks_seen
     from cxraug.storage import read_json
     from cxraug.studies.seen import refuse_hidden
     from cxraug.synthesis.generate import CARD
 
     card = Card.model_validate(read_json(set_folder / CARD))
     named: list[tuple[str, Seen]] = [(f"core {card.name} of {set_folder}", card.hashes)]
-    if weights is not None:
-        named.append((f"gate {weights}", gate_seen(weights)))
+    for path, seen in networks_seen(settings).items():
+        if seen is None:
+            typer.echo(f"note: gate {path}: no card, so what it has seen is not known", err=True)
+        else:
+            named.append((f"gate {path}", seen))
     split = manifest.frame["split"].to_numpy()
     ids = manifest.frame["patient_id"].to_numpy()
     roles = {"test": split == "test", "validation": split == "val"}
@@ -110,6 +140,21 @@ def refuse_all_hidden(manifest: Manifest, cache: PixelCache, set_folder: Path, w
     images: dict[str, Iterable[str]] = {role: list(cache.sha[rows]) for role, rows in roles.items()}
     for what, seen in named:
         refuse_hidden(seen, what, patients=patients, images=images)
+
+
+def _shares(text: str | None) -> dict[str, float]:
+    """``CHECK=NUMBER,...`` as a dictionary."""
+    from cxraug.errors import InputError
+
+    shares = {}
+    for part in (text or "").split(","):
+        name, _, value = part.partition("=")
+        if part.strip():
+            try:
+                shares[name.strip()] = float(value)
+            except ValueError:
+                raise InputError("--shares is not CHECK=NUMBER", found=part, expected="e.g. agreement=6") from None
+    return shares
 
 
 def _show(summary: dict[str, Any]) -> None:

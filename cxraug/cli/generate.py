@@ -23,6 +23,11 @@ def register(app: typer.Typer) -> None:
             None, "--unit", help="Prompts per unit of work (a multiple of the core's batch)."
         ),
         shard: str = typer.Option("0/1", "--shard", help="i/n: do every n-th unit from the i-th on."),
+        steps: int | None = typer.Option(None, "--steps", min=1, help="Sampler steps."),
+        guidance: float | None = typer.Option(None, "--guidance", min=0, help="Classifier-free guidance; 1 is none."),
+        strength: float | None = typer.Option(
+            None, "--strength", min=0, max=1, help="How far reference images are drawn again; 1: they are hinted at."
+        ),
         fresh: bool = typer.Option(False, "--fresh", help="Throw away what other settings made in this folder."),
         root: Path | None = typer.Option(
             None, "--root", help="Folder that masks and reference images may lie in; default the plan's own."
@@ -40,9 +45,11 @@ def register(app: typer.Typer) -> None:
         part = re.fullmatch(r"(\d+)/(\d+)", shard)
         if part is None:
             raise InputError("bad --shard", found=shard, expected="i/n, for example 0/4")
+        opened = open_core(core)
+        opened.configure(steps=steps, guidance=guidance, strength=strength)
         folder = generate_set(
             read_plan(plan),
-            open_core(core),
+            opened,
             out,
             unit=unit,
             shard=(int(part[1]), int(part[2])),

@@ -27,6 +27,8 @@ PARTS = (
     "train",
     "evaluate",
     "fidelity",
+    "privacy",
+    "anonymize",
     "report",
 )
 

@@ -55,6 +55,9 @@ def sample(
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the first study; the others count on."),
     steps: int | None = typer.Option(None, "--steps", min=1, help="Sampler steps."),
     guidance: float | None = typer.Option(None, "--guidance", min=0, help="Classifier-free guidance; 1 is none."),
+    strength: float | None = typer.Option(
+        None, "--strength", min=0, max=1, help="How far a reference image is drawn again; 1: it is only hinted at."
+    ),
     keep_masks: bool = typer.Option(
         False, "--keep-masks", help="Copy the masks into the set: only where they are no patient's."
     ),
@@ -76,7 +79,7 @@ def sample(
     if out.exists() and not out.is_dir():
         raise InputError("--out is not a folder", file=out)
     core = open_core(name)
-    core.configure(steps=steps, guidance=guidance)
+    core.configure(steps=steps, guidance=guidance, strength=strength)
     card = core.card
     asked = parse_views(views, card.views)
     first = "PA" if "PA" in card.views else card.views[0]

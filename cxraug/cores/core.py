@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -135,6 +135,11 @@ class GenerativeCore(ABC):
     batch_size: int = 16
     sampler: Mapping[str, Any] = {}  # what provenance records: scheduler, steps, guidance, ...
 
+    @property
+    def conditions(self) -> list[str]:
+        """Names of the conditions that prompts may set: those of the card, and what sampler settings add to them."""
+        return self.card.conditions
+
     def refuse(self, prompt: Prompt) -> None:
         """Raise :class:`InputError` that names a condition, finding or view of ``prompt`` this core cannot honour.
 
@@ -142,12 +147,14 @@ class GenerativeCore(ABC):
         images of one projection. Files are not opened here.
         """
         card, where = self.card, f"prompt {prompt.prompt_id}"
-        unknown = sorted(prompt.asks_for() - set(card.conditions))
+        unknown = sorted(prompt.asks_for() - set(self.conditions))
         if unknown:
             raise InputError(
                 f"{where}: core {card.name} does not know the condition {unknown[0]!r}",
-                expected=f"only {', '.join(card.conditions)}",
+                expected=f"only {', '.join(self.conditions)}",
             )
+        if prompt.sex not in (None, "M", "F"):
+            raise InputError(f"{where}: unknown sex", found=prompt.sex, expected="M, F or nothing")
         files = {what: given_files(prompt, what) for what in FILES}
         boxes = given_boxes(prompt, resolution=card.resolution, findings=card.findings)
         views = [*prompt.views, *files["mask"], *files["reference_image"], *boxes]
@@ -217,6 +224,22 @@ class GenerativeCore(ABC):
     @abstractmethod
     def _generate(self, prompts: list[Prompt], seeds: list[int]) -> list[Study]:
         """Generate exactly ``batch_size`` studies; prompts were checked."""
+
+
+def draw_by_view(
+    prompts: Sequence[Prompt], draw: Callable[[list[str]], Iterable[np.ndarray]]
+) -> list[dict[str, np.ndarray]]:
+    """View -> pixels of every prompt, for cores that draw each view by itself.
+
+    ``draw`` takes one view per prompt and returns one image per prompt. A prompt with fewer views than others is drawn
+    along, in its first view, so that the shape of a batch never changes.
+    """
+    images: list[dict[str, np.ndarray]] = [{} for _ in prompts]
+    for slot in range(max(len(p.views) for p in prompts)):
+        views = [p.views[slot] if slot < len(p.views) else p.views[0] for p in prompts]
+        for image, view, pixels in zip(images, views, draw(views), strict=True):
+            image.setdefault(view, pixels)
+    return images
 
 
 def frontal_view(views: Sequence[str]) -> str:

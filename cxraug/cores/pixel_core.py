@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cxraug import __version__
 from cxraug.cores.conditions import Conditions, Vocabulary
-from cxraug.cores.core import Card, GenerativeCore, Prompt, Study
+from cxraug.cores.core import Card, GenerativeCore, Prompt, Study, draw_by_view
 from cxraug.cores.linear_gaussian import ConditionBatch
 from cxraug.cores.registry import CARD, WEIGHTS, read_card
 from cxraug.errors import InputError
@@ -42,17 +42,15 @@ class PixelCore(GenerativeCore):
         self.vocabulary = vocabulary_of(card)
 
     def _generate(self, prompts: list[Prompt], seeds: list[int]) -> list[Study]:
-        images: list[dict[str, np.ndarray]] = [{} for _ in prompts]
-        for slot in range(max(len(p.views) for p in prompts)):
-            views = [p.views[slot] if slot < len(p.views) else p.views[0] for p in prompts]
+        def draw(views: list[str]) -> np.ndarray:
             conditions = Conditions.from_prompts(prompts, views, self.card.findings)
             batch = ConditionBatch.of(self.vocabulary, conditions)
             streams = [stream(seed, view) for seed, view in zip(seeds, views, strict=True)]
-            pixels = to_uint8(self._draw(batch.to(self.device), streams)).reshape(-1, *[self.card.resolution] * 2)
-            for image, view, drawn in zip(images, views, pixels, strict=True):
-                image.setdefault(view, drawn)
+            return to_uint8(self._draw(batch.to(self.device), streams)).reshape(-1, *[self.card.resolution] * 2)
+
         return [
-            Study(image, self._report(prompt, seed)) for image, prompt, seed in zip(images, prompts, seeds, strict=True)
+            Study(images, self._report(prompt, seed))
+            for images, prompt, seed in zip(draw_by_view(prompts, draw), prompts, seeds, strict=True)
         ]
 
     def _report(self, prompt: Prompt, seed: int) -> str:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cxraug.cores.multiprompt.settings import STAGES, MultipromptSettings, Stage
 from cxraug.cores.multiprompt.settings_autoencoder import AutoencoderSettings
 from cxraug.cores.multiprompt.settings_codec import ReportCodecSettings
+from cxraug.cores.pipelines.training import LoraSettings
 from cxraug.cores.registry import CARD
 from cxraug.cores.settings import DiffusionSettings, GaussianSettings
+from cxraug.cores.spec import parse_spec, resolve_spec
 from cxraug.errors import InputError, first_problem
+from cxraug.storage import parse_yaml
+from cxraug.studies.burned_text import BurnedText
 from cxraug.studies.images import Encoding
 from cxraug.studies.phantom.cohort import PhantomSettings
+
+if TYPE_CHECKING:
+    from cxraug.studies.manifest import Manifest
 
 MAX_BYTES = 1_000_000
 STAGE = "stage.json"
@@ -26,7 +32,7 @@ WRITTEN = (  # by a training into its folder
     "sheets/step-*.png",
     "report/checkpoint.pt", "report/codec.safetensors", "report/codec.json",
     "autoencoder/checkpoint.pt", "autoencoder/autoencoder.safetensors", "autoencoder/autoencoder.json",
-    "autoencoder/latents-*.npy",
+    "autoencoder/latents-*.npy", "copies.csv", "nearest_pairs.csv",
 )  # fmt: skip
 
 
@@ -38,7 +44,8 @@ class CoreData(_Strict):
     """The training data: a phantom cohort or a manifest with a selection of its rows.
 
     ``splits`` names the splits that the core may see; by default only train. ``where``, ``findings`` and the rest are
-    those of :func:`cxraug.studies.manifest.read_manifest`.
+    those of :func:`cxraug.studies.manifest.read_manifest`. Images with text burned into their pixels are left out
+    unless ``burned_text`` is ``keep``: a core may learn to write it.
     """
 
     phantom: PhantomSettings | None = None
@@ -50,6 +57,7 @@ class CoreData(_Strict):
     findings_annotated: dict[str, list[str]] | None = None
     splits: tuple[Literal["train", "val", "test"], ...] = ("train",)
     on_bad_image: Literal["error", "skip"] = "error"
+    burned_text: BurnedText = "leave_out"
 
     @model_validator(mode="after")
     def _one_source(self) -> CoreData:
@@ -98,6 +106,20 @@ class MultipromptKind(MultipromptSettings):
         return self
 
 
+class LoraKind(LoraSettings):
+    """``core: {kind: lora, base: "diffusers:PATH", ...}``: adapters on a pipeline of another program."""
+
+    kind: Literal["lora"] = "lora"
+    base: str
+
+    @model_validator(mode="after")
+    def _a_pipeline(self) -> LoraKind:
+        spec = parse_spec(self.base)
+        if spec is None or spec.kind != "diffusers" or "lora" in spec.options:
+            raise ValueError("base is no diffusers:PATH without a LoRA")
+        return self
+
+
 class CoreRecipe(_Strict):
     """Everything that makes a core."""
 
@@ -106,7 +128,7 @@ class CoreRecipe(_Strict):
     licence: str = "as the training data"
     data: CoreData
     encoding: EncodingSettings = EncodingSettings()
-    core: Annotated[GaussianKind | DiffusionKind | MultipromptKind, Field(discriminator="kind")]
+    core: Annotated[GaussianKind | DiffusionKind | MultipromptKind | LoraKind, Field(discriminator="kind")]
 
 
 def read_core_recipe(path: str | Path) -> CoreRecipe:
@@ -123,8 +145,8 @@ def read_core_recipe(path: str | Path) -> CoreRecipe:
     if path.stat().st_size > MAX_BYTES:
         raise InputError("recipe is too large", file=path, expected=f"at most {MAX_BYTES} bytes")
     try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise InputError(f"not valid YAML: {error}", file=path) from None
     if not isinstance(raw, dict):
         raise InputError("a recipe is a mapping of keys", file=path, found=type(raw).__name__)
@@ -133,6 +155,9 @@ def read_core_recipe(path: str | Path) -> CoreRecipe:
         for key in keys:
             if isinstance(part, dict) and isinstance(part.get(key), str):
                 part[key] = str((path.parent / part[key]).resolve())
+    core = raw.get("core")
+    if isinstance(core, dict) and isinstance(core.get("base"), str) and parse_spec(core["base"]) is not None:
+        core["base"] = resolve_spec(core["base"], path.parent)
     try:
         return CoreRecipe.model_validate(raw)
     except ValidationError as error:
@@ -166,6 +191,7 @@ def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> P
     from cxraug.cores.gaussian import fit_gaussian
     from cxraug.cores.registry import read_card
     from cxraug.storage import digest
+    from cxraug.studies.burned_text import clean_rows
     from cxraug.studies.cache import build_cache
     from cxraug.studies.manifest import read_manifest
     from cxraug.studies.phantom.cohort import make_cohort
@@ -181,7 +207,7 @@ def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> P
     if _finished(recipe, out):
         return out
     if isinstance(recipe.core, MultipromptKind) and recipe.core.lora:
-        from cxraug.cores.multiprompt.adapters import need_peft
+        from cxraug.cores.peft import need_peft
 
         need_peft()
     file = make_cohort(data.phantom, out / "data" / "phantom") if data.phantom else Path(data.manifest or "")
@@ -189,18 +215,27 @@ def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> P
         file, root=data.root, where=data.where or None, findings=data.findings, label_columns=data.label_columns,
         annotated=data.findings_annotated,
     )  # fmt: skip
+    every = manifest
     manifest = manifest.take(manifest.frame["split"].isin(data.splits).to_numpy())
     if not len(manifest):
         raise InputError("no rows to train on", file=file, expected=f"rows of {', '.join(data.splits)}")
     encoding = Encoding(**recipe.encoding.model_dump())
     manifest, cache = build_cache(manifest, out / "data" / "pixels", encoding, on_bad_image=data.on_bad_image)
+    clean = clean_rows(cache.writing, data.burned_text)
+    if not clean.all():
+        manifest, cache = manifest.take(clean), cache.stored(clean, out / "data" / "without_text.npy")
     conditions = Conditions.from_manifest(manifest, data.findings)
     patients = manifest.frame["patient_id"]
     init = getattr(recipe.core, "init", None)
+    if isinstance(recipe.core, LoraKind):
+        from cxraug.cores.pipelines.tuning import tune_pipeline
+
+        tune_pipeline(recipe, recipe.core, out, manifest, cache, every, described=_described(recipe, manifest, file))
+        shutil.rmtree(out / "data", ignore_errors=True)
+        return out
     key = read_card(init).hashes.key if init else digest([recipe.name, recipe.seed, "seen"])[:32]
     seen = Seen.of(patients, cache.sha, key=key)
-    described: dict[str, Any] = {"images": len(manifest), "patients": int(patients.nunique())}
-    described |= {"phantom": data.phantom.model_dump(mode="json")} if data.phantom else {"manifest": file.name}
+    described = _described(recipe, manifest, file)
     if isinstance(recipe.core, GaussianKind):
         fit_gaussian(
             cache.pixels, conditions, out, components=recipe.core.components, seen=seen, training_data=described,
@@ -230,6 +265,13 @@ def train_core(recipe: CoreRecipe, out: Path, *, until: Stage = "denoiser") -> P
         )  # fmt: skip
     shutil.rmtree(out / "data", ignore_errors=True)
     return out
+
+
+def _described(recipe: CoreRecipe, manifest: Manifest, file: Path) -> dict[str, Any]:
+    """What a card says of the training data."""
+    phantom = recipe.data.phantom
+    counts = {"images": len(manifest), "patients": int(manifest.frame["patient_id"].nunique())}
+    return counts | ({"phantom": phantom.model_dump(mode="json")} if phantom else {"manifest": file.name})
 
 
 def _finished(recipe: CoreRecipe, out: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ from typing import Any
 import torch
 
 from cxraug.errors import InputError
+from cxraug.progress import track
 from cxraug.storage import atomic
+
+CHECKPOINT_EVERY = 200
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
@@ -66,3 +69,22 @@ def restore_checkpoint(path: Path, key: str, **parts: Any) -> int:
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return int(state["step"])
+
+
+def train_small(
+    model: torch.nn.Module, loss: Callable[[int], torch.Tensor], path: Path, *, steps: int, rate: float, key: str,
+    seed: int, what: str,
+) -> None:  # fmt: skip
+    """Train a small float32 network beside a core: AdamW on ``loss`` of the step's number, going on from ``path``."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
+    done = restore_checkpoint(path, key, model=model, optimizer=optimizer)
+    for step in track(range(done, steps), what, total=steps, done=done):
+        torch.manual_seed(step_seed(seed, step))
+        found = loss(step)
+        optimizer.zero_grad()
+        found.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = rate * schedule(step, steps, 50)
+        optimizer.step()
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
+            save_checkpoint(path, key, step + 1, model=model, optimizer=optimizer)

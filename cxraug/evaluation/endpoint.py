@@ -21,6 +21,8 @@ CONTROLS = {
     "gaussian": "the Gaussian-core control (gaussian)",
     "outside": "the control with the same outside data (outside)",
     "real_pretrained": "the pretraining control (real_pretrained)",
+    "ungated": "the same core without its gate (ungated)",
+    "random_reject": "as many studies rejected at random (random_reject)",
 }
 
 

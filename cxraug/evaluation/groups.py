@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cxraug.errors import InputError
+from cxraug.studies.table import is_formula
 
 MISSING = "missing"
 AGE_BINS = (0, 20, 40, 60, 80)
@@ -71,6 +72,10 @@ def _column_levels(frame: pd.DataFrame, column: str, age_bins: Sequence[float]) 
     if column == "age":
         return _age_bands(values, age_bins)
     codes, uniques = pd.factorize(values, use_na_sentinel=True)
+    formula = next((i for i, value in enumerate(uniques) if isinstance(value, str) and is_formula(value)), None)
+    if formula is not None:
+        raise InputError("a spreadsheet would run this", row=int((codes == formula).argmax()) + 2, column=column,
+                         found=uniques[formula], expected="no =, @ or the like at the start")  # fmt: skip
     names = np.array([*(_level_name(value) for value in uniques), MISSING], dtype=object)
     return pd.Series(names[codes], index=frame.index, dtype="str")
 

@@ -11,9 +11,19 @@ import numpy as np
 import pandas as pd
 
 from cxraug.evaluation.groups import group_levels, level_order
+from cxraug.evaluation.uncertainty import wilson
+from cxraug.gate.fairness import fairness_notes, rejection_by_level
 from cxraug.gate.settings import GateSettings
 
 CLOSEST = 20
+NORMAL = 1.959964
+UNCHECKED = {
+    "agreement": "label agreement was not checked",
+    "demographics": "sex, age and race were not checked",
+    "realism": "realism was not checked",
+    "reports": "reports were not checked",
+    "duplicates": "copies of training images were not looked for",
+}
 
 
 @dataclass
@@ -44,7 +54,15 @@ class Verdicts:
             self.nearest.update(zip(images, nearest.tolist(), strict=True))
         counts = Counter(reason for why in reasons for reason in why)
         rejected = sum(bool(why) for why in reasons)
-        self.draws.append({"draw": draw, "images": len(images), "rejected": rejected, "reasons": dict(counts)})
+        checks = Counter(name for why in reasons for name in {check_of(reason) for reason in why} if name)
+        self.draws.append(
+            {"draw": draw, "images": len(images), "rejected": rejected, "reasons": dict(counts), "checks": dict(checks)}
+        )
+
+
+def check_of(reason: str) -> str:
+    """The check that a reason is of; empty for another view's."""
+    return reason.partition(":")[0].removesuffix(" (not calibrated)") if ":" in reason else ""
 
 
 def acceptance(
@@ -52,19 +70,21 @@ def acceptance(
 ) -> dict[str, Any]:
     """The counting part of ``gate.json``. ``frame``: the set's manifest rows with verdicts.
 
-    ``total`` and ``accepted`` count images, everything below ``studies`` counts studies: in the first draw and at the
-    end, in all, per claimed finding and per group level. ``redrawn`` counts prompts that were generated again.
+    ``total`` and ``accepted`` count images, everything below ``studies`` counts studies: in the first draw (with
+    Wilson's 95 % interval) and at the end, in all, per claimed finding and per group level. ``redrawn`` counts prompts
+    that were generated again.
     """
-    refused_first = {
-        line["prompt_id"] for line in verdicts.lines if line["draw"] == 0 and verdicts.reasons[line["image"]]
-    }
+    refused_first = _refused_first(verdicts)
     studies = frame.drop_duplicates("prompt_id").reset_index(drop=True)
     accepted = (studies["gate"] == "accept").to_numpy(bool)
     at_once = ~studies["prompt_id"].isin(refused_first).to_numpy(bool)
 
     def count(rows: np.ndarray) -> dict[str, Any]:
         n, final = int(rows.sum()), int(accepted[rows].sum())
-        return {"n": n, "accepted_first": int(at_once[rows].sum()), "accepted": final, "rate": final / n if n else None}
+        first = int(at_once[rows].sum())
+        low, high = wilson(np.array(first / n), np.array(n), NORMAL) if n else (None, None)
+        return {"n": n, "accepted_first": first, "first_low": low, "first_high": high, "accepted": final,
+                "rate": final / n if n else None}  # fmt: skip
 
     claimed = [
         {name for name in text.split("|") if name and name[0] not in "-?"} for text in studies["labels"].fillna("")
@@ -91,31 +111,87 @@ def acceptance(
     }
 
 
-def gate_notes(fitted: dict[str, Any], settings: GateSettings, *, redraws: bool) -> list[str]:
-    """What a reader has to know to judge the gate, in sentences; ``fitted`` is :meth:`Gate.describe`."""
+def rejected_studies(
+    frame: pd.DataFrame, verdicts: Verdicts, groups: Sequence[str], age_bins: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Rejection at the first draw per level of ``groups``, tested among studies that were asked for the same labels."""
+    refused = _refused_first(verdicts)
+    studies = frame.drop_duplicates("prompt_id").reset_index(drop=True)
+    levels = {
+        group: group_levels(studies, group, age_bins).to_numpy(dtype=object)
+        for group in groups
+        if all(part.strip() in studies for part in group.split("*"))
+    }
+    rejected = studies["prompt_id"].isin(refused).to_numpy(bool)
+    asked = studies["labels"].fillna("").to_numpy(dtype=object)
+    return rejection_by_level(rejected, levels, studies["prompt_id"].to_numpy(dtype=object), asked)
+
+
+def gate_notes(
+    fitted: dict[str, Any],
+    settings: GateSettings,
+    fairness: dict[str, Any],
+    counted: dict[str, Any],
+    *,
+    redraws: bool,
+) -> list[str]:
+    """What a reader has to know to judge the gate, in sentences; ``fitted`` is :meth:`Gate.describe`, ``counted``
+    :func:`acceptance`."""
     notes = []
-    real = fitted["real"]
+    real, checks = fitted["real"], fitted["checks"]
     notes.append(
         f"all checks together reject {real['rejected']} of {real['n']} held-out real training images "
         f"(budget {settings.false_reject:.1%})"
     )
-    agreement = fitted["checks"].get("agreement")
-    if agreement is None:
-        notes.append("label agreement was not checked")
-    else:
-        notes += [f"{finding}: {part['note']}" for finding, part in agreement["findings"].items() if part["note"]]
-    duplicates = fitted["checks"].get("duplicates")
-    if duplicates is None:
-        notes.append("copies of training images were not looked for")
-    else:
-        if duplicates["note"]:
-            notes.append(f"duplicates: {duplicates['note']}")
-        if duplicates["n_same_image_of_two_patients"]:
-            n = duplicates["n_same_image_of_two_patients"]
-            notes.append(f"{n} real training images occur under two patient ids and do not calibrate the copy check")
+    notes += fairness_notes(fairness["real"], "held-out real images: the gate itself is unfair to them")
+    notes += fairness_notes(fairness["synthetic"], "synthetic studies at the first draw, among equal requests")
+    for name, told in UNCHECKED.items():
+        if name not in checks:
+            notes.append(told)
+    for finding, part in checks.get("agreement", {}).get("findings", {}).items():
+        if part["note"]:
+            notes.append(f"{finding}: {part['note']}")
+    for attribute, part in checks.get("demographics", {}).get("attributes", {}).items():
+        if part["note"]:
+            notes.append(f"{attribute}: {part['note']}")
+    notes += [f"{name}: {part['note']}" for name, part in checks.items() if part.get("note")]
+    notes += [
+        f"{name}: rejects nothing, {round(1 / part['finest']) - 1} real images do not resolve its level of "
+        f"{part['level']:.2%}"
+        for name, part in real["tests"].items()
+        if 0 < part["level"] < part["finest"]
+    ]
+    notes += small_level_notes(checks, settings.per_group)
+    if not checks.get("reports", {}).get("calibrated", True):
+        apart = sum(
+            n for why, n in counted["draws"][0]["reasons"].items() if why.startswith("reports (not calibrated)")
+        )
+        notes.append(f"reports: {apart} uncalibrated contradictions at the first draw are outside the budget")
+    same = checks.get("duplicates", {}).get("n_same_image_of_two_patients", 0)
+    if same:
+        notes.append(f"{same} real training images occur under two patient ids and do not calibrate the copy check")
     if not redraws and settings.max_redraws:
         notes.append("no core was given, so rejected prompts were not drawn again")
     return notes
+
+
+def small_level_notes(checks: dict[str, Any], per_group: str | None) -> list[str]:
+    """Levels with too few real images for a calibration of their own."""
+    notes = []
+    for name, part in checks.items():
+        small = dict(part.get("small_levels") or {})
+        for attribute in part.get("attributes", {}).values():
+            small |= attribute.get("small_levels") or {}
+        if small:
+            told = ", ".join(f"{level} ({n})" for level, n in small.items())
+            notes.append(
+                f"{name}: too few real images for a calibration of their own, judged by all: {per_group} {told}"
+            )
+    return notes
+
+
+def _refused_first(verdicts: Verdicts) -> set[str]:
+    return {line["prompt_id"] for line in verdicts.lines if line["draw"] == 0 and verdicts.reasons[line["image"]]}
 
 
 def _closest(frame: pd.DataFrame, verdicts: Verdicts) -> list[dict[str, Any]]:

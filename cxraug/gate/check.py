@@ -8,7 +8,7 @@ budget of falsely rejected real images covers all checks together.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -20,21 +20,27 @@ class Images:
 
     pixels : uint8 (n, S, S). y : float32 (n, F): 1 present, 0 absent, NaN unknown. patients : (n,) ids.
     sha : (n,) digests of the native pixels, where known.
+    female : (n,) 1 F, 0 M, NaN unknown. age : (n,) years, NaN unknown. race, reports : (n,) texts, None unknown.
+    levels : (n,) level of the group within which the gate is calibrated; None: one calibration for all.
     """
 
     pixels: np.ndarray
     y: np.ndarray
     patients: np.ndarray
     sha: np.ndarray | None = None
+    female: np.ndarray | None = None
+    age: np.ndarray | None = None
+    race: np.ndarray | None = None
+    reports: np.ndarray | None = None
+    levels: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def take(self, rows: np.ndarray) -> Images:
         """The given rows."""
-        return Images(
-            self.pixels[rows], self.y[rows], self.patients[rows], None if self.sha is None else self.sha[rows]
-        )
+        known = {part.name: values for part in fields(self) if (values := getattr(self, part.name)) is not None}
+        return Images(**{name: values[rows] for name, values in known.items()})
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Test:
     """One question that a check asks.
 
     ``rate`` is the false-reject rate at which it is asked. ``scales`` allows the gate to raise the rate where the
-    union of all tests leaves budget. ``reason`` is what a rejected image is told.
+    union of all tests leaves budget. ``reason`` is what a rejected image is told. ``finest`` is the smallest p-value
+    that its calibration images allow: at a level below it nothing is rejected.
     """
 
     __test__ = False  # not a test class for pytest
@@ -50,6 +57,7 @@ class Test:
     reason: str
     rate: float
     scales: bool = True
+    finest: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ def conformal_low(null: np.ndarray, x: np.ndarray, *, member: bool = False) -> n
 
     ``member`` says that each x is itself in ``null`` and is counted once: #{null <= x} / n. NaN stays NaN.
     """
-    ordered = np.sort(null[np.isfinite(null)])
+    ordered = np.sort(null[~np.isnan(null)])
     extra = 0 if member else 1
     p = (extra + np.searchsorted(ordered, x, side="right")) / max(len(ordered) + extra, 1)
     return np.where(np.isnan(x), np.nan, p)
@@ -100,7 +108,7 @@ def conformal_high(null: np.ndarray, x: np.ndarray, *, member: bool = False) -> 
 
 def lowest_accepted(null: np.ndarray, level: float) -> float | None:
     """The smallest value that :func:`conformal_low` at ``level`` accepts; None where nothing can be rejected."""
-    ordered = np.sort(null[np.isfinite(null)])
+    ordered = np.sort(null[~np.isnan(null)])
     rank = int(np.floor(level * (len(ordered) + 1) + 1e-9)) - 1
     return float(ordered[min(rank, len(ordered) - 1)]) if rank >= 0 and len(ordered) else None
 

@@ -18,6 +18,7 @@ from cxraug.classifiers.prediction import predict_arm
 from cxraug.classifiers.settings import TrainSettings
 from cxraug.classifiers.training import train_arm
 from cxraug.errors import InputError
+from cxraug.gate.attributes import AGE
 from cxraug.gate.check import Images
 from cxraug.gate.settings import GateSettings
 from cxraug.seeds import derive_seed
@@ -25,54 +26,64 @@ from cxraug.storage import digest, read_json, write_json
 from cxraug.studies.seen import Seen
 
 KIND = "gate"
-Scorer = Callable[[np.ndarray], np.ndarray]  # uint8 (n, S, S) -> scores (n, F), larger where a finding is likelier
+FARTHEST = 16.0  # of a logit: probabilities in single precision say nothing beyond it
+Scorer = Callable[[np.ndarray], np.ndarray]  # uint8 (n, S, S) -> scores (n, O), larger where an output is likelier
 
 
 @dataclass(frozen=True)
 class FoldModels:
-    """The gate's classifiers with the real rows that calibrate each.
+    """Networks of one kind with the real rows that calibrate each.
 
-    ``held_out[k]`` marks the rows that scorer k has not seen and that calibrate it; the masks are disjoint.
+    ``held_out[k]`` marks the rows that scorer k has not seen and that calibrate it; the masks are disjoint. ``names``
+    (O,) are the outputs, ``model`` and ``sha256`` say what network it is.
     """
 
     scorers: list[Scorer]
     held_out: list[np.ndarray]
+    names: tuple[str, ...]
+    model: str
+    sha256: list[str]
 
 
-def fit_folds(real: Images, findings: Sequence[str], settings: GateSettings, seed: int, folder: Path) -> FoldModels:
+def fit_folds(
+    real: Images, y: np.ndarray, names: Sequence[str], settings: GateSettings, seed: int, folder: Path
+) -> FoldModels:
     """Train one classifier per fold on the other folds, or take what an earlier call made.
 
-    They lie in a folder of ``folder`` that is named after everything they depend on: ``fold-<k>/`` each with
-    ``model.safetensors`` and a card, and a ``card.json`` for all of them with the hashes of what they have seen.
+    ``names`` (O,) are its outputs and ``y`` float32 (n, O) their values, 1, 0 or NaN. The classifiers lie in a folder
+    of ``folder`` that is named after everything they depend on: ``fold-<k>/`` each with ``model.safetensors`` and a
+    card, and a ``card.json`` for all of them with the hashes of what they have seen.
     """
-    key = _key(real, findings, settings, seed)
+    key = _key(real, y, names, settings, seed)
     home = folder / f"classifier-{key[:12]}"
     train = TrainSettings(
         model=settings.model, steps=settings.steps, batch_size=settings.batch_size, lr=settings.learning_rate,
         eval_every=settings.steps,
     )  # fmt: skip
-    nothing = LabelledImages(real.pixels[:0], real.y[:0])  # nothing is chosen: the last step's weights are kept
+    nothing = LabelledImages(real.pixels[:0], y[:0])  # nothing is chosen: the last step's weights are kept
     folds = _folds(real, settings.folds, seed)
     scorers = []
     for k, held_out in enumerate(folds):
         rows = np.flatnonzero(~held_out)
         shown = _balanced(real.y, rows, settings.steps * settings.batch_size, derive_seed(seed, "gate rows", k))
         train_arm(
-            ArmData(LabelledImages(real.pixels, real.y, shown)), nothing, home / f"fold-{k}", train,
-            findings=findings, seed=derive_seed(seed, "gate", k), seen=_seen(real.take(rows), key), progress=True,
+            ArmData(LabelledImages(real.pixels, y, shown)), nothing, home / f"fold-{k}", train,
+            findings=names, seed=derive_seed(seed, "gate", k), seen=_seen(real.take(rows), key), progress=True,
         )  # fmt: skip
-        scorers.append(_scorer(home / f"fold-{k}", findings))
+        scorers.append(_scorer(home / f"fold-{k}", names))
     card = {
-        "kind": KIND, "key": key, "findings": list(findings), "size": int(real.pixels.shape[1]), "seed": seed,
+        "kind": KIND, "key": key, "findings": list(names), "size": int(real.pixels.shape[1]), "seed": seed,
         "folds": [f"fold-{k}" for k in range(len(folds))], "settings": settings.model_dump(mode="json"),
         "seen": _seen(real, key).to_json(),
     }  # fmt: skip
     write_json(home / CARD, card)
-    return FoldModels(scorers, folds)
+    return _fold_models(scorers, folds, names, [home / f"fold-{k}" for k in range(len(folds))])
 
 
-def load_folds(folder: Path, real: Images, findings: Sequence[str]) -> FoldModels:
+def load_folds(folder: Path, real: Images, findings: Sequence[str], attributes: Sequence[str] = ()) -> FoldModels:
     """Classifiers trained before: a trained classifier's folder, or one that :func:`fit_folds` wrote.
+
+    All ``findings`` must be known to them; of ``attributes`` (sex, age, race) those that are known are read.
 
     Real rows whose patient or image they have seen do not calibrate; the others are dealt out by patient, since every
     classifier may score all of them.
@@ -88,9 +99,13 @@ def load_folds(folder: Path, real: Images, findings: Sequence[str]) -> FoldModel
             "not the card of a classifier", file=folder / CARD, found=kind, expected=f"{KIND} or classifier"
         )
     homes = [folder / Path(str(name)).name for name in card["folds"]] if kind == KIND else [folder]
+    cards = [read_classifier_card(home) for home in homes]
+    in_all = [set(card.findings) for card in cards]
+    ages = [name for name in cards[0].findings if name.startswith(AGE)]  # asked at other years than these data would
+    wanted = [*(name for name in attributes if not name.startswith(AGE)), *(ages if attributes else [])]
+    names = (*findings, *(name for name in wanted if all(name in known for known in in_all)))
     scorers = []
-    for home in homes:
-        known = read_classifier_card(home)
+    for home, known in zip(homes, cards, strict=True):
         missing = [finding for finding in findings if finding not in known.findings]
         if missing:
             expected = f"one trained on {', '.join(findings)}"
@@ -102,13 +117,18 @@ def load_folds(folder: Path, real: Images, findings: Sequence[str]) -> FoldModel
             raise InputError(
                 "the gate's classifier takes another image size", file=home, found=known.size, expected=expected
             )
-        scorers.append(_scorer(home, findings))
-    seen = folds_seen(folder)
-    used = np.array([seen.count_patients([p]) > 0 for p in real.patients.astype(str)])
-    if real.sha is not None:
-        used |= np.array([seen.count_images([s]) > 0 for s in real.sha.astype(str)])
+        scorers.append(_scorer(home, names))
+    used = rows_seen(folds_seen(folder), real)
     number = np.unique(real.patients.astype(str), return_inverse=True)[1] % len(scorers)
-    return FoldModels(scorers, [(number == k) & ~used for k in range(len(scorers))])
+    return _fold_models(scorers, [(number == k) & ~used for k in range(len(scorers))], names, homes)
+
+
+def rows_seen(seen: Seen, real: Images) -> np.ndarray:
+    """Which real rows (n,) have a patient or an image among what was ``seen``."""
+    used = np.array([seen.count_patients([p]) > 0 for p in real.patients.astype(str)], bool)
+    if real.sha is not None:
+        used |= np.array([seen.count_images([s]) > 0 for s in real.sha.astype(str)], bool)
+    return used
 
 
 def folds_seen(folder: Path) -> Seen:
@@ -119,10 +139,23 @@ def folds_seen(folder: Path) -> Seen:
     return SeenTogether.join(parts)
 
 
-def _scorer(folder: Path, findings: Sequence[str]) -> Scorer:
+def _fold_models(
+    scorers: list[Scorer], held_out: list[np.ndarray], names: Sequence[str], homes: Sequence[Path]
+) -> FoldModels:
+    cards = [read_classifier_card(home) for home in homes]
+    return FoldModels(scorers, held_out, tuple(names), cards[0].model, [card.sha256 for card in cards])
+
+
+def _scorer(folder: Path, names: Sequence[str]) -> Scorer:
     known = read_classifier_card(folder).findings
-    columns = [known.index(finding) for finding in findings]
-    return lambda pixels: predict_arm(folder, pixels)[:, columns]
+    columns = [known.index(name) for name in names]
+
+    def score(pixels: np.ndarray) -> np.ndarray:
+        p = predict_arm(folder, pixels)[:, columns].astype(float)
+        with np.errstate(divide="ignore"):
+            return np.clip(np.log(p) - np.log1p(-p), -FARTHEST, FARTHEST)
+
+    return score
 
 
 def _folds(real: Images, folds: int, seed: int) -> list[np.ndarray]:
@@ -131,7 +164,7 @@ def _folds(real: Images, folds: int, seed: int) -> list[np.ndarray]:
     if groups.max() + 1 < folds:
         n = int(groups.max()) + 1
         raise InputError("too few training patients to cross-fit the gate", found=n, expected=f"at least {folds}")
-    positive = real.y == 1
+    positive = np.concatenate([real.y == 1, np.zeros((len(real), 1), bool)], axis=1)  # one more, for no findings at all
     counts = np.where(positive, positive.sum(axis=0), len(real) + 1)
     stratum = np.where(positive.any(axis=1), counts.argmin(axis=1), positive.shape[1])
     # a stratum of fewer rows than folds cannot be spread over them: it joins the rows without a finding
@@ -165,9 +198,9 @@ def _seen(real: Images, key: str) -> Seen:
     return Seen.of(real.patients.astype(str).tolist(), sha, key=key[:32])
 
 
-def _key(real: Images, findings: Sequence[str], settings: GateSettings, seed: int) -> str:
+def _key(real: Images, y: np.ndarray, names: Sequence[str], settings: GateSettings, seed: int) -> str:
     """Digest of everything that the classifiers depend on."""
     pixels = hashlib.sha256(np.ascontiguousarray(real.pixels).data).hexdigest()
-    labels = hashlib.sha256(np.ascontiguousarray(real.y, dtype=np.float32).data).hexdigest()
+    labels = hashlib.sha256(np.ascontiguousarray(y, dtype=np.float32).data).hexdigest()
     chosen = {name: getattr(settings, name) for name in ("folds", "model", "steps", "batch_size", "learning_rate")}
-    return digest([pixels, labels, real.patients.astype(str).tolist(), list(findings), chosen, seed])
+    return digest([pixels, labels, real.patients.astype(str).tolist(), list(names), chosen, seed])

@@ -1,31 +1,36 @@
-"""The copy check: no synthetic image may be nearer to a training image than real patients are to each other."""
+"""The copy check: no synthetic image may match a training image better than real patients match each other."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
 from cxraug.gate.check import Check, Evidence, Images, Test, conformal_high, highest_accepted
-from cxraug.privacy.nearest import BLOCK, nearest, unit
+from cxraug.privacy.excess import Excess
+from cxraug.privacy.memorisation import LEAST, SAME, STATISTIC, CopyDetector
+from cxraug.privacy.nearest import ROWS, nearest, unit
 
-SIDE = 32  # pixels: small enough for exhaustive search, large enough that two patients differ
-NULL_ROWS = 2000  # real images whose nearest other patient calibrates the cut-off
-SAME = 0.99  # real images of two patient ids nearer than this are one image filed twice (real pairs stay below 0.93)
+SIDE = 32  # pixels at which synthetic images are compared with each other
+SAME_SMALL = 0.99  # correlation at that size from which two real images are one picture (real pairs stay below 0.93)
 COPY, TWIN = "duplicates: copy of a training image", "duplicates: copy of another synthetic image"
+LEVEL = 0.01  # of the set-level test from which the check says so
 
 
 class Duplicates(Check):
-    """Exact nearest neighbour by correlation of standardised small images.
+    """Copies of training images by :class:`cxraug.privacy.memorisation.CopyDetector`, and copies within the set.
 
-    The null is the correlation of a real training image with its nearest training image of another patient. The same
-    picture under two patient ids (equal native pixels, or a correlation of at least 0.99) is a fault of the data and
-    left out of it. ``rate`` is the stated false-alarm rate; with n calibration images it cannot be finer than
-    1 / (n + 1), which is used then.
+    The null is the match of a real training image with the training images of all other patients. The same picture
+    under two patient ids (equal native pixels, or a match of at least 0.985) is a fault of the data and left out of
+    it. ``rate`` is the stated false-alarm rate; with n calibration images it cannot be finer than 1 / (n + 1), which
+    is used then; with fewer than 19 the check abstains, and stops the same picture only.
 
-    It sees copies that were re-compressed, blurred, noised, or changed in brightness or contrast. It does not see
-    copies that were shifted by more than about 2 % of the width, rotated or mirrored.
+    Found are copies that were mirrored, cropped, shifted, re-compressed, blurred, noised or changed in brightness or
+    contrast, and, less surely, turned by a few degrees (benchmarks/COPIES.md). Beside the verdict on each image stands
+    a test whether the first draw as a whole holds more matches than chance allows (:mod:`cxraug.privacy.excess`).
+    Copies within the set are compared as they are, neither mirrored nor shifted.
     """
 
     name = "duplicates"
@@ -34,68 +39,91 @@ class Duplicates(Check):
         self.rate, self.seed = rate, seed
         self.kept = np.zeros((0, SIDE * SIDE), np.float32)
         self.average: np.ndarray | None = None
+        self.first: np.ndarray | None = None
 
     def fit(self, real: Images) -> Evidence:
-        """Standardise the training images and measure the null on (a sample of) them."""
-        train = standardise(real.pixels)
-        self.average = train.mean(axis=0)
-        self.train = unit(train - self.average)
-        rows = np.sort(np.random.default_rng(self.seed).permutation(len(real))[:NULL_ROWS])
-        distinct = real.patients if real.sha is None else _join_equal(real.patients, real.sha)
-        self.null, _ = nearest(self.train[rows], self.train, groups=(distinct[rows], distinct))
-        self.same = int((self.null >= SAME).sum())
-        self.null[self.null >= SAME] = np.nan
-        rate = max(self.rate, 1 / (np.isfinite(self.null).sum() + 1))
+        """Index the training images and measure the null on (a sample of) them."""
+        self.detector = CopyDetector.fit(real.pixels, real.patients, rate=self.rate, sha=real.sha, seed=self.seed)
+        null, rows = self.detector.null, self.detector.rows
+        self.judges = self.detector.n >= LEAST
+        rate = max(self.rate, self.detector.finest) if self.judges else self.rate
         self.tests = (Test(COPY, COPY, rate, scales=False), Test(TWIN, TWIN, rate, scales=False))
-        self.cutoff = highest_accepted(self.null, rate)
+        self.cutoff = highest_accepted(null, rate) if self.judges else None
+        small = standardise(real.pixels)
+        self.average = small.mean(axis=0)
+        small = unit(small - self.average)
+        patients = self.detector.patients
+        apart, _ = nearest(small[rows], small, groups=(patients[rows], patients))
+        self.apart = np.where(apart >= SAME_SMALL, np.nan, apart)
+        self.limit = highest_accepted(self.apart, rate) if np.isfinite(self.apart).sum() >= LEAST else None
         p = np.full((len(real), 2), np.nan)
-        p[rows, 0] = conformal_high(self.null, self.null, member=True)
+        if self.judges:
+            p[rows, 0] = conformal_high(null, null, member=True)
         return Evidence(p)
 
     def score(self, batch: Images) -> Evidence:
-        """Correlations with the nearest training image, and with the nearest earlier synthetic image."""
-        small = self._features(batch)
-        copy, _ = nearest(small, self.train)
-        self.correlations = copy
-        return Evidence(np.stack([self._p(copy), self._p(self._twins(small, batch.patients))], axis=1))
+        """p-values of the match with a training image, and with an earlier synthetic image."""
+        self.correlations = self.detector.match(batch.pixels)["correlation"].to_numpy(float)
+        if self.first is None:
+            self.first = self.correlations
+        copy = np.full(len(batch), np.nan)
+        if self.judges:
+            copy = conformal_high(self.detector.null, self.correlations)
+        copy = np.where(self.correlations >= SAME, 0.0, copy)
+        twin = self._twins(self._small(batch), batch.patients)
+        return Evidence(np.stack([copy, twin], axis=1))
 
     def remember(self, accepted: Images) -> None:
         """Later synthetic images may not copy these."""
-        self.kept = np.concatenate([self.kept, self._features(accepted)])
+        self.kept = np.concatenate([self.kept, self._small(accepted)])
 
     def describe(self, levels: dict[str, float]) -> dict[str, Any]:
-        """Cut-off and null of the correlation."""
-        null = self.null[np.isfinite(self.null)]
+        """Cut-off and null of the match, and the test of the set's first draw as a whole."""
+        null = self.detector.null[np.isfinite(self.detector.null)]
         quantiles = {str(q): float(np.quantile(null, q)) for q in (0.5, 0.9, 0.99, 1.0)} if len(null) else {}
+        whole = None if self.first is None else self.detector.excess(self.first)
         return {
-            "statistic": f"correlation with the nearest image, {SIDE} x {SIDE} pixels, average X-ray removed",
+            "statistic": STATISTIC,
             "rate": levels[COPY],
             "cutoff": self.cutoff,
             "n_calibration": len(null),
-            "n_same_image_of_two_patients": self.same,
+            "n_same_image_of_two_patients": self.detector.filed_twice,
             "null_quantiles": quantiles,
-            "note": None if self.cutoff is not None else "no other patient to compare with: the check abstains",
+            "set": None if whole is None else asdict(whole),
+            "note": self._note(whole),
         }
 
-    def _features(self, images: Images) -> np.ndarray:
+    def _note(self, whole: Excess | None) -> str | None:
+        if not self.judges:
+            return (
+                f"{self.detector.n} real images with another patient to compare with, {LEAST} are needed: the check "
+                "abstains but for the same picture"
+            )
+        if whole is not None and whole.p_value <= LEVEL:
+            return (
+                f"as a whole the set matches training images too well (p = {whole.p_value:.2g}): {whole.above} of "
+                f"{whole.n} images where {whole.expected:.1f} were expected; its core may have learnt them by heart"
+            )
+        return None
+
+    def _small(self, images: Images) -> np.ndarray:
         return unit(standardise(images.pixels) - self.average)
 
-    def _p(self, correlation: np.ndarray) -> np.ndarray:
-        return np.full(len(correlation), np.nan) if self.cutoff is None else conformal_high(self.null, correlation)
-
     def _twins(self, small: np.ndarray, patients: np.ndarray) -> np.ndarray:
-        """Correlation with the nearest earlier image of another study that is not itself a twin."""
+        """p-value of the nearest earlier image of another study that is not itself a twin."""
         best = nearest(small, self.kept)[0] if len(self.kept) else np.full(len(small), np.nan)
-        limit = np.inf if self.cutoff is None else self.cutoff
+        limit = SAME_SMALL if self.limit is None else self.limit
         is_twin = best > limit
-        for start in range(0, len(small), BLOCK):
-            block = small[start : start + BLOCK] @ small[: start + BLOCK].T
+        for start in range(0, len(small), ROWS):
+            block = small[start : start + ROWS] @ small[: start + ROWS].T
             for i, row in enumerate(block, start):
                 others = ~is_twin[:i] & (patients[:i] != patients[i])
                 if others.any():
                     best[i] = np.fmax(best[i], row[:i][others].max())
                     is_twin[i] = best[i] > limit
-        return best
+        if self.limit is None:
+            return np.where(is_twin, 0.0, np.nan)
+        return conformal_high(self.apart, best)
 
 
 def standardise(pixels: np.ndarray) -> np.ndarray:
@@ -107,19 +135,7 @@ def standardise(pixels: np.ndarray) -> np.ndarray:
     Returns float32 (n, 1024).
     """
     small = np.empty((len(pixels), SIDE * SIDE), np.float32)
-    for start in range(0, len(pixels), BLOCK):
-        part = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BLOCK])).float()[:, None]
-        small[start : start + BLOCK] = torch.nn.functional.adaptive_avg_pool2d(part, SIDE).flatten(1).numpy()
+    for start in range(0, len(pixels), ROWS):
+        part = torch.from_numpy(np.ascontiguousarray(pixels[start : start + ROWS])).float()[:, None]
+        small[start : start + ROWS] = torch.nn.functional.adaptive_avg_pool2d(part, SIDE).flatten(1).numpy()
     return unit(small - small.mean(axis=1, keepdims=True))
-
-
-def _join_equal(patients: np.ndarray, sha: np.ndarray) -> np.ndarray:
-    """Group labels in which patients that share identical pixels are one group (integers)."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    patient = np.unique(patients.astype(str), return_inverse=True)[1]
-    pixels = np.unique(sha.astype(str), return_inverse=True)[1] + patient.max() + 1
-    n = int(pixels.max()) + 1
-    graph = coo_matrix((np.ones(len(patient)), (patient, pixels)), shape=(n, n))
-    return connected_components(graph, directed=False)[1][patient]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,21 @@ import numpy as np
 import pandas as pd
 
 from cxraug.cores.core import GenerativeCore
+from cxraug.cores.measures.paired import paired_mean
 from cxraug.errors import InputError
-from cxraug.evaluation.groups import AGE_BINS
-from cxraug.gate.acceptance import Verdicts, acceptance, gate_notes
+from cxraug.evaluation.groups import AGE_BINS, group_levels
+from cxraug.evaluation.uncertainty import interval
+from cxraug.gate.acceptance import Verdicts, acceptance, gate_notes, rejected_studies
 from cxraug.gate.agreement import Agreement
 from cxraug.gate.check import Check, Images
+from cxraug.gate.demographics import Demographics
 from cxraug.gate.duplicates import Duplicates
+from cxraug.gate.fairness import rejection_by_level
+from cxraug.gate.reader import Reader
+from cxraug.gate.realism import Realism
+from cxraug.gate.reports import Reports
 from cxraug.gate.settings import GateSettings
+from cxraug.pages.gate import PAGE, write_gate_page
 from cxraug.storage import digest, plain, read_json, write_json
 from cxraug.studies.cache import PixelCache
 from cxraug.studies.images import Encoding, encode, read_pixels
@@ -41,22 +50,42 @@ class Gate:
         self.checks, self.false_reject = list(checks), false_reject
 
     def fit(self, real: Images) -> Gate:
-        """Fit every check on real training images and share out the budget."""
+        """Fit every check on real training images and share out the budget.
+
+        ``real_rejected`` (n,) is then which of them it rejects.
+        """
         p = [check.fit(real).p for check in self.checks]
         self.tests = [test for check in self.checks for test in check.tests]
+        owner = np.repeat([check.name for check in self.checks], [part.shape[1] for part in p]) if p else np.zeros(0)
         joint = np.concatenate(p, axis=1) if p else np.zeros((len(real), 0))
         self.levels = joint_levels(
             joint, [test.rate for test in self.tests], [test.scales for test in self.tests], self.false_reject
         )
         rejected = joint <= self.levels
         asked = ~np.isnan(joint)
+        self.real_rejected: np.ndarray = np.asarray(rejected.any(axis=1))
         self.real = {
             "n": len(real),
-            "rejected": int(rejected.any(axis=1).sum()),
-            "rate": float(rejected.any(axis=1).mean()) if len(real) else None,
+            "rejected": int(self.real_rejected.sum()),
+            **_rate(self.real_rejected, real.patients),
             "budget": self.false_reject,
+            "checks": {
+                check.name: {
+                    "asked": int((mine := np.asarray(asked[:, owner == check.name].any(axis=1))).sum()),
+                    "rejected": int((bad := np.asarray(rejected[:, owner == check.name].any(axis=1))).sum()),
+                    "alone": int((bad & ~rejected[:, owner != check.name].any(axis=1)).sum()),
+                    **_rate(bad[mine], real.patients[mine]),
+                }
+                for check in self.checks
+            },
             "tests": {
-                test.name: {"level": level, "asked": int(asked[:, j].sum()), "rejected": int(rejected[:, j].sum())}
+                test.name: {
+                    "check": str(owner[j]),
+                    "level": level,
+                    "finest": test.finest,
+                    "asked": int(asked[:, j].sum()),
+                    "rejected": int(rejected[:, j].sum()),
+                }
                 for j, (test, level) in enumerate(zip(self.tests, self.levels.tolist(), strict=True))
             },
         }
@@ -73,6 +102,16 @@ class Gate:
             check.remember(accepted)
         return reasons
 
+    def scores(self, batch: Images) -> np.ndarray:
+        """How far each image is from being rejected: its smallest p-value relative to that test's level, (n,).
+
+        At most 1: rejected; larger is better; infinite where no test applies. Nothing is remembered, so that several
+        candidates for one study (rows with one patient id) can be ranked before one of them is judged.
+        """
+        p = np.concatenate([np.zeros((len(batch), 0)), *(check.score(batch).p for check in self.checks)], axis=1)
+        relative = p / np.maximum(self.levels, np.finfo(float).tiny)
+        return np.where(np.isnan(relative), np.inf, relative).min(axis=1, initial=np.inf)
+
     @property
     def nearest(self) -> np.ndarray | None:
         """Correlation of each image of the last batch with its nearest training image, if copies are looked for."""
@@ -82,6 +121,15 @@ class Gate:
         """What was fitted and what it does to real images, JSON-ready."""
         levels = {test.name: level for test, level in zip(self.tests, self.levels.tolist(), strict=True)}
         return {"real": self.real, "checks": {check.name: check.describe(levels) for check in self.checks}}
+
+
+def _rate(rejected: np.ndarray, patients: np.ndarray) -> dict[str, float | None]:
+    """Share of rejected images with its 95 % interval (Wilson, clustered by patient)."""
+    if not len(rejected):
+        return {"rate": None, "ci_low": None, "ci_high": None}
+    found = paired_mean(rejected[None].astype(float), patients)
+    low, high = interval(found.value, found.variance, found.df, "wilson", 0.05)
+    return {"rate": float(found.value[0]), "ci_low": float(low[0]), "ci_high": float(high[0])}
 
 
 def joint_levels(p: np.ndarray, rates: Sequence[float], scales: Sequence[bool], budget: float) -> np.ndarray:
@@ -101,7 +149,7 @@ def joint_levels(p: np.ndarray, rates: Sequence[float], scales: Sequence[bool], 
     falls = np.sort(falls[~fixed])
     allowed = max(int(np.floor(budget * len(p))) - int(fixed.sum()), 0)
     ceiling = falls[allowed] if allowed < len(falls) else np.inf
-    common = np.nextafter(ceiling, 0) if np.isfinite(ceiling) else np.inf
+    common = np.nextafter(ceiling, 0) if np.isfinite(ceiling) else np.finfo(float).max
     # Rounding must not move a p-value across its level: stay a hair below the first one that would be too many.
     return np.where(free, np.minimum(rate * common * (1 - 1e-9), budget), rate)
 
@@ -151,44 +199,58 @@ def gate_set(
     The same set, data and settings give the same files, and a finished gate is not computed again.
     """
     set_folder = Path(set_folder)
-    images = _real_images(real, cache, findings)
+    images = real_images(real, cache, findings, settings, age_bins)
     here = {s: real.annotated[s] for s in sorted(set(real.frame["source"])) if s in real.annotated}
-    claims = _Claims(tuple(findings), here, plan)
+    claims = _Claims(tuple(findings), here, plan, settings, age_bins)
     key = digest(
         [
             set_settings(set_folder), settings.model_dump(), seed, core is not None, list(groups), list(age_bins),
-            vars(encoding), images.patients.tolist(), images.y.tolist(), list(cache.sha), claims.findings,
-            claims.annotated, claims.sources,
+            vars(encoding), [_plain_values(images), list(cache.sha)], claims.findings, claims.annotated, claims.sources,
         ]
     )  # fmt: skip
-    if (set_folder / GATE).is_file() and (set_folder / MANIFEST).is_file():
+    if (set_folder / GATE).is_file() and (set_folder / MANIFEST).is_file() and (set_folder / PAGE).is_file():
         old = read_json(set_folder / GATE)
         if old.get("key") == key:
             return old
-    gate = Gate(_checks(settings, tuple(findings), seed, Path(folder)), settings.false_reject).fit(images)
+    gate = Gate(open_checks(settings, tuple(findings), seed, Path(folder)), settings.false_reject).fit(images)
     verdicts = _judge_draws(gate, set_folder, core, settings.max_redraws, claims, encoding)
     (set_folder / GATE).unlink(missing_ok=True)  # never beside a manifest of other verdicts
     frame = write_set(set_folder, verdicts.lines, verdicts.reasons)
     _remove_other_redraws(set_folder, verdicts.lines)
     fitted = gate.describe()
-    summary = {
-        "key": key,
-        "settings": settings.model_dump(mode="json"),
-        **fitted,
-        **acceptance(frame, verdicts, groups, age_bins),
-        "notes": gate_notes(fitted, settings, redraws=core is not None),
+    counted = acceptance(frame, verdicts, groups, age_bins)
+    fairness = {
+        "real": rejection_by_level(gate.real_rejected, _levels(real.frame, groups, age_bins), images.patients),
+        "synthetic": rejected_studies(frame, verdicts, groups, age_bins),
+        "calibrated_within": settings.per_group,
     }
+    summary = plain(
+        {
+            "key": key,
+            "settings": settings.model_dump(mode="json"),
+            **fitted,
+            **counted,
+            "fairness": fairness,
+            "notes": gate_notes(fitted, settings, fairness, counted, redraws=core is not None),
+        }
+    )
+    write_gate_page(set_folder, frame, summary)
     write_json(set_folder / GATE, summary)
-    return plain(summary)
+    return summary
 
 
 class _Claims:
     """What a synthetic image claims: the findings of its label text, read as its source annotates."""
 
     def __init__(
-        self, findings: tuple[str, ...], annotated: Mapping[str, Sequence[str]], plan: pd.DataFrame | None
+        self,
+        findings: tuple[str, ...],
+        annotated: Mapping[str, Sequence[str]],
+        plan: pd.DataFrame | None,
+        settings: GateSettings | None = None,
+        age_bins: Sequence[float] = AGE_BINS,
     ) -> None:
-        self.findings = findings
+        self.findings, self.settings, self.age_bins = findings, settings or GateSettings(), age_bins
         common = set.intersection(*(set(known) for known in annotated.values())) if annotated else set()
         self.annotated = {"": sorted(common), **{source: list(known) for source, known in annotated.items()}}
         self.sources: dict[str, str] = {}
@@ -202,19 +264,43 @@ class _Claims:
         source = own.where(own != "", frame["prompt_id"].map(self.sources).fillna("").astype("str"))
         return label_matrix(frame["labels"], source, self.findings, self.annotated)
 
+    def images(self, frame: pd.DataFrame, pixels: np.ndarray) -> Images:
+        """Manifest rows of a set with their pixels (n, S, S)."""
+        return claimed_images(frame, pixels, self.read(frame), None, self.settings, self.age_bins)
 
-def _checks(settings: GateSettings, findings: tuple[str, ...], seed: int, folder: Path) -> list[Check]:
+
+def open_checks(settings: GateSettings, findings: tuple[str, ...], seed: int, folder: Path) -> list[Check]:
+    """The checks that ``settings`` turn on, for ``Gate(checks, settings.false_reject)``.
+
+    ``findings`` are judged; ``folder`` keeps the networks' weights.
+    """
+    rates = settings.rates()
+    reader = Reader(findings, settings, seed, folder)
     checks: list[Check] = []
-    left = settings.false_reject
     if settings.duplicates:
         checks.append(Duplicates(settings.copy_rate, seed))
-        left -= settings.copy_rate
-    if settings.agreement:
-        checks.append(Agreement(findings, settings, left, seed, folder))
+    if settings.agreement and findings:
+        checks.append(Agreement(findings, settings, rates["agreement"], reader))
+    if settings.demographics:
+        checks.append(Demographics(settings, rates["demographics"], reader))
+    if settings.realism:
+        checks.append(Realism(settings, rates["realism"]))
+    if settings.reports and findings:
+        checks.append(Reports(findings, settings, rates["reports"]))
     return checks
 
 
-def _real_images(real: Manifest, cache: PixelCache, findings: Sequence[str]) -> Images:
+def real_images(
+    real: Manifest,
+    cache: PixelCache,
+    findings: Sequence[str],
+    settings: GateSettings | None = None,
+    age_bins: Sequence[float] = AGE_BINS,
+) -> Images:
+    """Real training rows with their pixels, as a gate is fitted on them.
+
+    Raises :class:`InputError` for rows that are not real training rows, or other pixels than rows.
+    """
     frame = real.frame
     if len(frame) != len(cache.pixels):
         raise InputError("manifest and pixels differ in length", found=len(cache.pixels), expected=str(len(frame)))
@@ -228,8 +314,49 @@ def _real_images(real: Manifest, cache: PixelCache, findings: Sequence[str]) -> 
         raise InputError("the gate is fitted on real rows only", file=real.file, column="synthetic", found="True")
     if frame.empty:
         raise InputError("no real training rows to fit the gate on", file=real.file)
-    patients = frame["patient_id"].to_numpy(dtype=object)
-    return Images(np.asarray(cache.pixels), real.y(list(findings)), patients, np.asarray(cache.sha))
+    settings = settings or GateSettings()
+    return claimed_images(
+        frame, np.asarray(cache.pixels), real.y(list(findings)), np.asarray(cache.sha), settings, age_bins
+    )
+
+
+def claimed_images(
+    frame: pd.DataFrame, pixels: np.ndarray, y: np.ndarray, sha: np.ndarray | None, settings: GateSettings,
+    age_bins: Sequence[float] = AGE_BINS,
+) -> Images:  # fmt: skip
+    """Manifest rows, real or synthetic, as the checks that are on see them.
+
+    ``frame`` needs ``patient_id`` and whatever ``settings.per_group`` names; ``sex, age, race, report`` are read where
+    they are. ``pixels`` uint8 (n, S, S), ``y`` (n, F): 1, 0, NaN, ``sha`` (n,) or None.
+    """
+
+    def text(name: str) -> np.ndarray | None:
+        if name not in frame:
+            return None
+        values = frame[name].astype(object)
+        return values.where(values.notna() & (values.astype(str).str.strip() != ""), None).to_numpy(dtype=object)
+
+    sex = frame["sex"] if "sex" in frame else pd.Series(np.nan, index=frame.index)
+    age = frame["age"] if "age" in frame else pd.Series(np.nan, index=frame.index)
+    return Images(
+        pixels, y, frame["patient_id"].to_numpy(dtype=object), sha,
+        female=np.where(sex == "F", 1.0, np.where(sex == "M", 0.0, np.nan)),
+        age=age.to_numpy(dtype=float), race=text("race"), reports=text("report") if settings.reports else None,
+        levels=None if settings.per_group is None
+        else group_levels(frame, settings.per_group, age_bins).to_numpy(dtype=object),
+    )  # fmt: skip
+
+
+def _plain_values(images: Images) -> list[Any]:
+    """Everything but the pixels, for a digest."""
+    parts = (getattr(images, part.name) for part in fields(images) if part.name not in ("pixels", "sha"))
+    return [None if part is None else part.tolist() for part in parts]
+
+
+def _levels(frame: pd.DataFrame, groups: Sequence[str], age_bins: Sequence[float]) -> dict[str, np.ndarray]:
+    """Levels of the groups whose columns are there."""
+    there = [group for group in groups if all(part.strip() in frame for part in group.split("*"))]
+    return {group: group_levels(frame, group, age_bins).to_numpy(dtype=object) for group in there}
 
 
 def _judge_draws(
@@ -240,7 +367,7 @@ def _judge_draws(
     for draw in range(max_redraws + 1):
         frame = set_frame(lines)
         pixels = np.stack([encode(read_pixels(folder / image), encoding) for image in frame["image"]])
-        reasons = gate.judge(Images(pixels, claims.read(frame), frame["patient_id"].to_numpy(dtype=object)))
+        reasons = gate.judge(claims.images(frame, pixels))
         verdicts.add(draw, lines, frame["image"].tolist(), reasons, gate.nearest)
         rejected = [prompt for prompt, why in zip(frame["prompt_id"], reasons, strict=True) if why]
         if not rejected or core is None or draw == max_redraws:

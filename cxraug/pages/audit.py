@@ -36,7 +36,7 @@ def audit_page(audit: dict[str, Any]) -> str:
         "cells": ("Findings by group", _cells(audit)),
         "together": ("Findings that occur together", _together(audit)),
         "confounded": ("What findings go with", _confounded(audit)),
-        "quality": ("Missing values and copies", _quality(audit)),
+        "quality": ("Missing values, copies, burned-in text", _quality(audit)),
     }
     body = Markup("").join(section(key, title, *content) for key, (title, content) in parts.items())
     subtitle = f"{audit['images']:,} images, {audit['studies']:,} studies, {audit['patients']:,} patients"
@@ -204,7 +204,25 @@ def _quality(audit: dict[str, Any]) -> list[Markup]:
             f"{copies['across_splits']:,} images lie in two splits, {copies['across_patients']:,} pictures belong "
             f"to two patients, {copies['different_labels']:,} have different labels."
         )
-    return [table(missing, caption="Images without a value", formats={"share": ".1%"}), about]
+    return [table(missing, caption="Images without a value", formats={"share": ".1%"}), about, *_burned_text(audit)]
+
+
+def _burned_text(audit: dict[str, Any]) -> list[Markup]:
+    found = audit["burned_text"]
+    if not found["checked"]:
+        return [note("Burned-in text was not looked for: pixels were not read.", "warning")]
+    about = (
+        f"{found['images']:,} images have text burned into their pixels ({found['tagged']:,} by the word of their "
+        f"DICOM header), {found['train']:,} of them in train; burned_text.csv beside this page lists them. "
+        f"{found['markers']:,} more have a lead marker only. Text may name a patient: look before such images leave "
+        "the house. Training a core leaves them out unless it is told burned_text: keep. None found does not mean that "
+        "there is none."
+    )
+    shares = pd.DataFrame(found["by_source"])
+    parts = [note(about, "warning") if found["images"] else paragraph(about)]
+    if found["images"] and len(shares) > 1:
+        parts.append(table(shares, caption="Images with text and with a lead marker alone, by source"))
+    return parts
 
 
 def _heat(

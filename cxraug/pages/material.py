@@ -17,10 +17,9 @@ from cxraug.pages import plot
 from cxraug.pages.page import Cell, bullets, figure, fold, heading, note, number, paragraph, section, table, tag
 from cxraug.pages.results import MAX_ROWS, absent
 from cxraug.pages.runfolder import RunFolder, SetFolder
-from cxraug.pages.sheet import choose, refuse_real, sheet
+from cxraug.pages.sheet import choose, is_copy, refuse_real, sheet
 
 CONTROL_SETS = ("outside",)  # not generated: studies of a core's own training cohort, a control
-COPY_WORDS = ("duplicate", "copy", "copies", "near", "memor")
 REMOVED_COLUMNS = ("split", "what", "name", "before", "kept", "removed")  # JSON keeps no order
 SHEET_BYTES = 2_200_000
 NAMED_SHOWN = 10
@@ -291,10 +290,7 @@ def _rejected_sheet(part: SetFolder) -> list[str | Markup]:
     rows = part.rows[part.rows["gate"] == "reject"]
     if rows.empty or "gate_reasons" not in rows:
         return []
-    reasons = rows["gate_reasons"].fillna("").astype("str").str.lower()
-    copy = reasons.map(lambda text: not text or any(word in text for word in COPY_WORDS)).astype(bool)
-    if "prompt_id" in rows:  # the other view of a copied study is as close to the patient
-        copy = copy | rows["prompt_id"].isin(rows["prompt_id"][copy])
+    copy = is_copy(rows)
     rows = rows[~copy].head(8)
     told = f"{int(copy.sum())} images rejected as copies or without a reason are not shown." if copy.any() else ""
     if rows.empty:

@@ -181,12 +181,19 @@ def number(value: Any, spec: str = ".3f") -> str:
 
 
 def interval(value: Any, low: Any, high: Any, spec: str = ".3f") -> str:
-    """``value [low, high]``, all by ``spec``."""
+    """``value [low, high]``, all by ``spec``; a limit that rounds to zero from below keeps its sign (``−0.000``)."""
     if not _is_number(value):
         return ABSENT
     if not (_is_number(low) and _is_number(high)):
         return f"{number(value, spec)} [no interval]"
-    return f"{number(value, spec)} [{number(low, spec)}, {number(high, spec)}]"
+    lowest, highest = (_limit(limit, spec) for limit in (low, high))
+    return f"{number(value, spec)} [{lowest}, {highest}]"
+
+
+def _limit(value: float, spec: str) -> str:
+    """An interval's limit: which side of zero it is on is what it says."""
+    text = number(value, spec)
+    return f"{MINUS}{text}" if value < 0 and MINUS not in text else text
 
 
 @cache

@@ -337,6 +337,36 @@ def square(lines: Sequence[Line], *, x_name: str, y_name: str, most: float = 1.0
     )  # fmt: skip
 
 
+def lines_plot(lines: Sequence[Line], *, x_name: str, y_name: str) -> Markup:
+    """Curves over axes that hold all of their points; :func:`line_keys` is their legend."""
+    points = [point for line in lines for point in line.points]
+    across, up = (Axis(min(p[i] for p in points), max(p[i] for p in points)) for i in (0, 1))
+    width, height, left = 420, 230, 52
+    marks: list[Markup] = []
+    for tick in across.ticks:
+        x = round(left + width * across.at(tick) / 100, 1)
+        marks.append(Markup('<line class="s-grid" x1="{0}" x2="{0}" y1="8" y2="{1}"/>').format(x, 8 + height))
+        text = across.text(tick)
+        marks.append(Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x, height + 24, text))
+    for tick in up.ticks:
+        y = round(8 + height * (1 - up.at(tick) / 100), 1)
+        marks.append(Markup('<line class="s-grid" x1="{1}" x2="{2}" y1="{0}" y2="{0}"/>').format(y, left, left + width))
+        marks.append(Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(left - 6, y + 4, up.text(tick)))
+    for line, css in zip(lines, _line_classes(lines), strict=True):
+        places = " ".join(
+            f"{left + width * across.at(x) / 100:.1f},{8 + height * (1 - up.at(y) / 100):.1f}" for x, y in line.points
+        )
+        marks.append(Markup('<polyline class="{}" points="{}"/>').format(css, places))
+    return Markup(
+        '<svg width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img" aria-label="{2}">{3}'
+        '<text x="{4}" y="{5}" text-anchor="middle">{6}</text>'
+        '<text x="10" y="{7}" text-anchor="middle" transform="rotate(-90 10 {7})">{8}</text></svg>'
+    ).format(
+        left + width + 20, height + 48, f"{y_name} by {x_name}: {', '.join(line.label for line in lines)}",
+        Markup("").join(marks), left + width / 2, height + 42, x_name, 8 + height / 2, y_name,
+    )  # fmt: skip
+
+
 def _path(points: Sequence[tuple[float, float]], axis: Axis, *, dots: bool = False) -> str:
     """Path through ``points`` over a square of side :data:`FINE`, short because its steps are whole and relative."""
     whole = [(round(FINE * axis.at(x) / 100), round(FINE * (1 - axis.at(y) / 100))) for x, y in points]

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cxraug.errors import InputError
+from cxraug.gate.settings import XRV_KEYS
 from cxraug.pages import verdict
 from cxraug.pages.markdown import bullets, plain_text, table
 from cxraug.pages.page import interval, number
@@ -21,7 +22,8 @@ from cxraug.storage import atomic, write_json
 PER_CELL = 8
 TABLES = ("cells", "gaps", "comparison")
 LINE = 14  # pixels of a caption
-LEFT_OUT = ("data.manifest", "data.root", "train.weights", "gate.weights")  # paths tell of the machine, not of the run
+# paths tell of the machine, not of the run
+LEFT_OUT = ("data.manifest", "data.root", "train.weights", *(f"gate.{key}" for key in ("weights", *XRV_KEYS)))
 
 
 def write_share(run: str | Path, folder: str | Path) -> Path:

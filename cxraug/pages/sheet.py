@@ -18,11 +18,13 @@ from markupsafe import Markup
 from PIL import Image
 
 from cxraug.errors import InputError
+from cxraug.studies.images import read_pixels
 
 SIDE = 128  # pixels of the longer edge
 PER_CELL = 4
 MAX_BYTES = 2_500_000  # of one sheet's PNG data, before base64
 PATIENT_PREFIX = "syn-"
+COPY_WORDS = ("duplicate", "copy", "copies", "near", "memor")  # in reasons: what is shown must be nobody's image
 
 
 def refuse_real(rows: pd.DataFrame, file: Path) -> None:
@@ -45,6 +47,15 @@ def refuse_real(rows: pd.DataFrame, file: Path) -> None:
         )
 
 
+def is_copy(rows: pd.DataFrame) -> pd.Series:
+    """Which rejected rows must not be shown: rejected as a copy of any image, or for no stated reason."""
+    reasons = rows["gate_reasons"].fillna("").astype("str").str.lower()
+    copy = reasons.map(lambda text: not text or any(word in text for word in COPY_WORDS)).astype(bool)
+    if "prompt_id" in rows:  # the other view of a copied study is as close to the patient
+        copy = copy | rows["prompt_id"].isin(rows["prompt_id"][copy])
+    return copy
+
+
 def read_synthetic(folder: Path, name: str) -> np.ndarray:
     """Read the synthetic image ``name`` of the generated set ``folder`` as uint8 greys (H, W), longer edge <= 128.
 
@@ -53,12 +64,12 @@ def read_synthetic(folder: Path, name: str) -> np.ndarray:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise InputError("an image outside its generated set", file=folder / "manifest.parquet", found=name)
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            image.thumbnail((SIDE, SIDE))
-            return np.asarray(image.convert("L"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError("not a readable PNG image", file=path) from error
+    pixels = read_pixels(path)
+    if pixels.dtype != np.uint8:
+        raise InputError("not an image of 8 bits", file=path)
+    image = Image.fromarray(pixels)
+    image.thumbnail((SIDE, SIDE))
+    return np.asarray(image)
 
 
 def data_uri(pixels: np.ndarray) -> str:

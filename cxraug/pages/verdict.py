@@ -23,6 +23,7 @@ HEADINGS = {
     "": "No verdict",
 }
 TONES = {"better": "good", "worse": "bad", "no effect seen": "quiet", "inconclusive": "warn", "": "warn"}
+GATE_CONTROLS = ("ungated", "random_reject")  # against these the arm differs in the gate's choice of images alone
 COLOURS = {"good": "green", "bad": "red", "quiet": "cyan", "warn": "yellow"}
 
 
@@ -101,13 +102,25 @@ def meaning(verdict: Mapping[str, Any]) -> str:
     arm, control = _named(verdict, "arm"), _named(verdict, "control")
     about, mde, room = endpoint(verdict), number(_number(verdict.get("mde"))), _number(verdict.get("room"))
     kind = outcome(verdict)
+    gate = _is_about_gate(verdict)
     if kind == "better":
+        if gate:
+            return (
+                f"What the gate threw out made {about} worse: {arm} and {control} hold images of the same core, in the "
+                "same cells and of the same number, and differ only in which of them were chosen. The true effect lies "
+                "plausibly anywhere in the interval."
+            )
         return (
             f"Training with {arm} changed {about} for the better, by more than chance explains. The control "
             f"{control} had the same number of training steps, so longer training is not the reason. The true effect "
             "lies plausibly anywhere in the interval."
         )
     if kind == "worse":
+        if gate:
+            return (
+                f"The gate's choice harms {about}: {arm} and {control} hold images of the same core, in the same cells "
+                "and of the same number, and what the gate kept is worth less than what nobody chose."
+            )
         return (
             f"Training with {arm} made {about} worse than {control} with the same number of training steps, by more "
             "than chance explains. These synthetic images harm this endpoint."
@@ -118,10 +131,11 @@ def meaning(verdict: Mapping[str, Any]) -> str:
             f"have found a difference of {mde} or more in four of five repetitions; a smaller one cannot be excluded."
         )
     if kind == "inconclusive":
+        nothing = "the gate does nothing" if gate else "synthetic images do nothing"
         if _number(verdict.get("difference")) is None:
             return (
                 f"The test set holds too few patients to show {about} at all, so the question stays open. That is "
-                "not evidence that synthetic images do nothing."
+                f"not evidence that {nothing}."
             )
         if outcome(verdict) != verdict.get("outcome"):
             return "The outcome on file does not follow from the numbers beside it, so it is not repeated here."
@@ -135,9 +149,7 @@ def meaning(verdict: Mapping[str, Any]) -> str:
             why = f"the smallest difference it could have found is {mde}"
         if room is not None and room <= 0:
             why = "more real patients did not help either, so there is no room in which a gain could show"
-        return (
-            f"This experiment cannot answer the question: {why}. That is not evidence that synthetic images do nothing."
-        )
+        return f"This experiment cannot answer the question: {why}. That is not evidence that {nothing}."
     return "The evaluation did not yield an interval for the primary endpoint, and a claim without one is not shown."
 
 
@@ -148,7 +160,20 @@ def next_steps(verdict: Mapping[str, Any]) -> list[str]:
     mde, room = _number(verdict.get("mde")), _number(verdict.get("room"))
     draws = _number(verdict.get("n_draws"))
     steps = []
-    if kind == "better":
+    gate = _is_about_gate(verdict)
+    if kind == "better" and gate:
+        steps += [
+            "Keep the gate on for this core, and see in its reasons what it threw out.",
+            f"Compare {arm} with the controls without synthetic images too: a gate that helps does not mean that the "
+            "images help.",
+        ]
+    elif kind == "worse" and gate:
+        steps += [
+            "See in the gate's reasons and its acceptance per finding and group which images it threw out: it may keep "
+            "only the most typical ones.",
+            "Try a smaller gate.false_reject in a new run before switching a check off.",
+        ]
+    elif kind == "better":
         steps += [
             f"Train with {arm} at the ratio chosen on validation, and keep {control} as the model to compare with.",
             "Look at the gaps below before use: a finding can gain while a group loses.",
@@ -173,19 +198,28 @@ def next_steps(verdict: Mapping[str, Any]) -> list[str]:
         ]
         if thin:
             steps.append(
-                f"Repeat with more before giving these images up: this rests on {' and '.join(thin)}, and the smallest "
-                "detectable difference is itself uncertain."
+                f"Repeat with more before giving {'the gate' if gate else 'these images'} up: this rests on "
+                f"{' and '.join(thin)}, and the smallest detectable difference is itself uncertain."
             )
         elif room is None:
             steps.append(
                 f"Measure the room with a learning curve (curve in the recipe): without it nobody can say whether "
                 f"{number(mde)} is little."
             )
+        elif gate:
+            steps.append(
+                "Do not expect a gain from the gate on this endpoint. What else it is for, keeping out copies of real "
+                "patients, is not measured here."
+            )
         else:
             steps.append(f"Do not expect a gain from these images here; {control} is the simpler choice.")
         if room is not None and room > 0:
             steps.append(f"More real patients would still help: the learning curve leaves {_room(verdict)}.")
-        steps.append("A better core may change this; compare fidelity and rejections of two cores before another run.")
+        steps.append(
+            "A worse core may change this: a gate matters as much as there is to throw out."
+            if gate
+            else "A better core may change this; compare fidelity and rejections of two cores before another run."
+        )
     elif kind == "inconclusive":
         if mde is not None and room is not None and 0 < room < mde:
             times = (mde / room) ** 2
@@ -340,6 +374,10 @@ def _number(value: Any) -> float | None:
 
 def _text(value: Any) -> str:
     return "" if value is None or value != value else str(value)
+
+
+def _is_about_gate(verdict: Mapping[str, Any]) -> bool:
+    return _text(verdict.get("control")) in GATE_CONTROLS and _text(verdict.get("arm")) not in GATE_CONTROLS
 
 
 def _named(verdict: Mapping[str, Any], role: str) -> str:

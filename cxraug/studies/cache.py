@@ -1,4 +1,4 @@
-"""The pixel cache: every image of a manifest decoded once, in one encoding, with the identity of its native pixels."""
+"""The pixel cache: every image of a manifest decoded once, in one encoding, with what only its native pixels tell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from filelock import FileLock
 from cxraug.errors import InputError
 from cxraug.progress import track
 from cxraug.storage import atomic, read_json, write_json
+from cxraug.studies.burned_text import writing_in_file
 from cxraug.studies.images import KINDS, Encoding, ImageError, encode, pixel_sha256, read_pixels
 from cxraug.studies.manifest import ROOT, Manifest
 
@@ -28,7 +29,7 @@ REJECTED = "rejected.csv"
 LOCK = ".lock"
 MISSING = "missing"  # identity of a file that is not there
 
-_VERSION = 1  # raised whenever the bytes of a cache change for the same key
+_VERSION = 2  # raised whenever the bytes of a cache change for the same key
 
 
 @dataclass(eq=False)
@@ -39,10 +40,13 @@ class PixelCache:
     ----------
     pixels : uint8 (n, size, size); a read-only memory map when it comes from :func:`build_cache`.
     sha : (n,) text, SHA-256 (hex) of each image's native pixels, shape and type: equal means the same picture.
+    writing : (n,) uint8, what is written in each image at its native size, a code of
+        :data:`cxraug.studies.burned_text.KINDS`.
     """
 
     pixels: np.ndarray
     sha: np.ndarray
+    writing: np.ndarray
 
     def __len__(self) -> int:
         return len(self.sha)
@@ -55,7 +59,17 @@ class PixelCache:
                 raise ValueError(f"mask of shape {index.shape} for a cache of {len(self)} rows")
             index = np.flatnonzero(index)
         index = index.astype(int)
-        return PixelCache(np.asarray(self.pixels[index]), self.sha[index])
+        return PixelCache(np.asarray(self.pixels[index]), self.sha[index], self.writing[index])
+
+    def stored(self, rows: np.ndarray, file: str | Path) -> PixelCache:
+        """Some rows, by mask of shape (n,), as a read-only memory map in ``file``: for more than fits into memory."""
+        index = np.flatnonzero(rows)
+        with atomic(file) as temporary, open(temporary, "wb") as stream:
+            _write_header(stream, (len(index), *self.pixels.shape[1:]))
+            for start in range(0, len(index), CHUNK):
+                stream.write(self.pixels[index[start : start + CHUNK]].tobytes())
+        pixels = np.load(file, mmap_mode="r" if len(index) else None, allow_pickle=False)
+        return PixelCache(pixels, self.sha[index], self.writing[index])
 
 
 def build_cache(
@@ -107,8 +121,9 @@ def build_cache(
         with atomic(folder / REJECTED) as temporary:
             rejected[["image", "reason"]].to_csv(temporary, index=False)
     sha = np.load(folder / "sha.npy", allow_pickle=False)
+    writing = np.load(folder / "writing.npy", allow_pickle=False)
     pixels = np.load(folder / "pixels.npy", mmap_mode="r" if len(sha) else None, allow_pickle=False)
-    return (manifest if keep.all() else manifest.take(keep)), PixelCache(pixels, sha)
+    return (manifest if keep.all() else manifest.take(keep)), PixelCache(pixels, sha, writing)
 
 
 def refuse_missing(manifest: Manifest) -> None:
@@ -202,8 +217,9 @@ def _build(
             with atomic(parts / f"{start:08d}.npz") as temporary:
                 np.savez(
                     temporary,
-                    pixels=np.stack([p for p, _ in good]) if good else np.empty((0, size, size), np.uint8),
-                    sha=np.array([s for _, s in good], dtype="U64"),
+                    pixels=np.stack([p for p, _, _ in good]) if good else np.empty((0, size, size), np.uint8),
+                    sha=np.array([s for _, s, _ in good], dtype="U64"),
+                    writing=np.array([w for _, _, w in good], np.uint8),
                     bad=np.array([start + i for i, r in enumerate(results) if isinstance(r, str)], int),
                     reason=np.array(bad, dtype=str) if bad else np.array([], dtype="U1"),
                 )
@@ -212,7 +228,7 @@ def _build(
     shutil.rmtree(parts, ignore_errors=True)
 
 
-Result = tuple[np.ndarray, str] | str
+Result = tuple[np.ndarray, str, int] | str
 
 
 def _decode_chunks(
@@ -229,7 +245,7 @@ def _decode_chunks(
             if stop:
                 raise
             return str(error)
-        return encode(pixels, encoding), pixel_sha256(pixels)
+        return encode(pixels, encoding), pixel_sha256(pixels), writing_in_file(file.path, pixels)
 
     def stream(pool: ThreadPoolExecutor) -> Iterator[tuple[int, Result]]:
         for start in starts:
@@ -248,23 +264,28 @@ def _decode_chunks(
 def _assemble(manifest: Manifest, folder: Path, parts: Path, starts: Sequence[int], encoding: Encoding) -> None:
     """Join the chunks into one memory-mapped array of the good rows."""
     loaded = [parts / f"{start:08d}.npz" for start in starts]
-    shas, bad, reasons = [], [], []
+    shas, written, bad, reasons = [], [], [], []
     for path in loaded:
         with np.load(path, allow_pickle=False) as part:
             shas.append(part["sha"])
+            written.append(part["writing"])
             bad += part["bad"].tolist()
             reasons += part["reason"].tolist()
     sha = np.concatenate(shas) if shas else np.array([], "U64")
-    with atomic(folder / "pixels.npy") as temporary:
-        shape = (len(sha), encoding.size, encoding.size)
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        with open(temporary, "wb") as stream:  # not a memory map: there a full disk kills the process without a word
-            np.lib.format.write_array_header_1_0(stream, header)
-            for path in loaded:
-                with np.load(path, allow_pickle=False) as part:
-                    stream.write(part["pixels"].tobytes())
+    # not a memory map: there a full disk kills the process without a word
+    with atomic(folder / "pixels.npy") as temporary, open(temporary, "wb") as stream:
+        _write_header(stream, (len(sha), encoding.size, encoding.size))
+        for path in loaded:
+            with np.load(path, allow_pickle=False) as part:
+                stream.write(part["pixels"].tobytes())
     with atomic(folder / "sha.npy") as temporary:
         np.save(temporary, sha)
+    with atomic(folder / "writing.npy") as temporary:
+        np.save(temporary, np.concatenate(written) if written else np.array([], np.uint8))
     names = manifest.frame["image"].iloc[bad].tolist()
     with atomic(folder / "bad.csv") as temporary:
         pd.DataFrame({"row": bad, "image": names, "reason": reasons}).to_csv(temporary, index=False)
+
+
+def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})

@@ -52,6 +52,14 @@ def required_text(table: Table, column: str) -> pd.Series:
     """A column without missing values, as text."""
     values = table.text(column)
     table.refuse(values.isna(), column, "blank", expected=f"a value of {column} in every row")
+    table.refuse_formulas(values, column)
+    return values
+
+
+def name(table: Table, column: str) -> pd.Series:
+    """A column of names or ids, as text; missing where blank."""
+    values = table.text(column)
+    table.refuse_formulas(values, column)
     return values
 
 
@@ -287,6 +295,10 @@ def labels_from_columns(table: Table, columns: Mapping[str, str]) -> pd.Series:
     """Label text from one 1/0/-1/blank column per finding (CheXpert, MIMIC); missing where all of them are blank."""
     findings = list(columns.values())
     for column, finding in columns.items():
+        try:
+            format_labels({finding: PRESENT})
+        except ValueError as error:
+            raise InputError(str(error), file=table.file, column=column, found=finding) from None
         if findings.count(finding) > 1:
             raise InputError("two label columns name the same finding", file=table.file, column=column, found=finding)
         if column not in table.frame:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -22,11 +22,8 @@ MASK_BITS = {"lung": 1, "heart": 2, "lesion": 4}  # part of a mask -> its bit in
 KINDS = "a PNG, JPEG or DICOM image"
 
 # Images are read in threads, where warnings cannot be silenced for a while: filters belong to the process. Sizes are
-# checked here, and what matters in a DICOM header raises.
+# checked here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
-
-_DICOM_MARK = slice(128, 132)
 
 
 class ImageError(InputError):
@@ -61,8 +58,8 @@ class Encoding:
 def read_pixels(path: str | Path) -> np.ndarray:
     """Read an image at its native size as a 2-D array, uint8 or uint16, 0 black.
 
-    Colour becomes luminance (ITU-R BT.601), an alpha channel is dropped. DICOM: modality and VOI lookup tables are
-    applied, MONOCHROME1 is inverted, and what is not plain 8 bit is scaled from its minimum and maximum to 0..65535.
+    Colour becomes luminance (ITU-R BT.601), an alpha channel is dropped. DICOM is read as
+    :func:`cxraug.studies.dicom.read_dicom` says.
 
     Raises
     ------
@@ -72,10 +69,23 @@ def read_pixels(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     head = _head(path, KINDS)
-    if head[_DICOM_MARK] == b"DICM":
-        return _read_dicom(path)
+    from cxraug.studies.dicom import is_dicom, read_dicom
+
+    if is_dicom(head):
+        return read_dicom(path)
     with _open_picture(path, head, ("PNG", "JPEG"), KINDS) as image:
         return _luminance(image)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width in pixels; only the header of a PNG or JPEG is read. Raises as :func:`read_pixels` does."""
+    path = Path(path)
+    head = _head(path, KINDS)
+    if head.startswith((b"\x89PNG", b"\xff\xd8")):
+        with _open_picture(path, head, ("PNG", "JPEG"), KINDS, load=False) as image:
+            return image.height, image.width
+    height, width = read_pixels(path).shape
+    return height, width
 
 
 def read_mask_values(path: str | Path) -> np.ndarray:
@@ -155,12 +165,15 @@ def _head(path: Path, kinds: str) -> bytes:
 
 
 @contextmanager
-def _open_picture(path: Path, head: bytes, formats: tuple[str, ...], kinds: str) -> Iterator[Image.Image]:
+def _open_picture(
+    path: Path, head: bytes, formats: tuple[str, ...], kinds: str, *, load: bool = True
+) -> Iterator[Image.Image]:
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have set it: the missing part would become black
     try:
         with Image.open(path, formats=formats) as image:
-            _check_size(path, image.size)
-            image.load()
+            check_size(path, image.size)
+            if load:
+                image.load()
             yield image
     except Image.UnidentifiedImageError:
         raise ImageError("not an image", file=path, found=_describe(head), expected=kinds) from None
@@ -178,7 +191,8 @@ def _luminance(image: Image.Image) -> np.ndarray:
     return np.array(image if image.mode == "L" else image.convert("L"))
 
 
-def _check_size(path: Path, size: tuple[int, int]) -> None:
+def check_size(path: Path, size: tuple[int, int]) -> None:
+    """Refuse an image of ``size`` (width, height) that has too many pixels."""
     width, height = size
     if width * height > MAX_PIXELS:
         raise ImageError(
@@ -195,35 +209,3 @@ def _describe(head: bytes) -> str:
             return kind
     text = head.decode("utf-8", errors="ignore")
     return "text" if text and sum(c.isprintable() or c.isspace() for c in text) == len(head) else "unknown data"
-
-
-def _read_dicom(path: Path) -> np.ndarray:
-    import pydicom
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    try:
-        data = pydicom.dcmread(path)
-        if "PixelData" not in data:
-            raise ImageError("a DICOM file without pixels", file=path, expected="a DICOM image")
-        if int(data.get("NumberOfFrames") or 1) != 1:
-            raise ImageError("a DICOM file with several frames", file=path, expected="one frame")
-        _check_size(path, (int(data.Columns), int(data.Rows)))
-        kind = str(data.PhotometricInterpretation)
-        pixels = data.pixel_array  # YBR is RGB by now
-        if pixels.ndim == 3:
-            return np.array(Image.fromarray(pixels.astype(np.uint8)).convert("L"))
-        return _window(pixels, data, apply_modality_lut, apply_voi_lut, inverted=kind == "MONOCHROME1")
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # a broken or hostile file may fail anywhere inside the decoder
-        raise ImageError(f"DICOM cannot be decoded ({error})", file=path, expected="a whole DICOM image") from None
-
-
-def _window(pixels: np.ndarray, data: Any, modality: Any, voi: Any, *, inverted: bool) -> np.ndarray:
-    values = np.asarray(voi(modality(pixels, data), data))
-    if values.dtype == np.uint8:
-        return 255 - values if inverted else values.copy()
-    values = values.astype(np.float64)
-    low, high = values.min(), values.max()
-    scaled = np.rint((values - low) * (65535.0 / (high - low if high > low else 1.0))).astype(np.uint16)
-    return 65535 - scaled if inverted else scaled

@@ -13,6 +13,7 @@ PRESENT, ABSENT, UNCERTAIN = 1, 0, -1
 
 _SIGNS = {"-": ABSENT, "?": UNCERTAIN}
 _UNNAMED = 9
+_FORMULAS = "=+@"
 
 
 def parse_labels(text: str) -> dict[str, int]:
@@ -23,7 +24,8 @@ def parse_labels(text: str) -> dict[str, int]:
     Raises
     ------
     ValueError
-        If a name is empty (``A||B``, ``-``) or the same finding is named twice.
+        If a name is empty (``A||B``, ``-``), begins with ``=``, ``+`` or ``@`` (a spreadsheet would run it) or is
+        there twice.
     """
     labels: dict[str, int] = {}
     if not text.strip():
@@ -37,6 +39,8 @@ def parse_labels(text: str) -> dict[str, int]:
             raise ValueError(f"empty finding name in {text!r}")
         if name[0] in _SIGNS:
             raise ValueError(f"two signs before a finding in {text!r}")
+        if name[0] in _FORMULAS:
+            raise ValueError(f"a spreadsheet would run the finding {name!r}")
         if name in labels:
             raise ValueError(f"finding {name!r} named twice in {text!r}")
         labels[name] = value
@@ -50,11 +54,11 @@ def format_labels(labels: Mapping[str, int]) -> str:
     ------
     ValueError
         If a value is not 1, 0 or -1, or a name cannot be written (empty, with ``|``, space around it, or starting with
-        ``-`` or ``?``).
+        ``-``, ``?``, ``=``, ``+`` or ``@``).
     """
     parts = []
     for name, value in labels.items():
-        if not name or name != name.strip() or "|" in name or name[0] in _SIGNS:
+        if not name or name != name.strip() or "|" in name or name[0] in _SIGNS or name[0] in _FORMULAS:
             raise ValueError(f"finding name {name!r} cannot be written in the label grammar")
         if value not in (PRESENT, ABSENT, UNCERTAIN):
             raise ValueError(f"label of {name!r} is {value!r}, not 1, 0 or -1")

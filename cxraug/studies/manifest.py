@@ -70,11 +70,21 @@ class Manifest:
         return replace(self, frame=self.frame.iloc[index].reset_index(drop=True))
 
     def paths(self, column: str = "image") -> list[Path]:
-        """Where each row's file lies (``column`` may also be ``mask``; every row must have one)."""
-        if ROOT in self.frame:
-            pairs = zip(self.frame[ROOT], self.frame[column], strict=True)
-            return [Path(root, path) for root, path in pairs]
-        return [self.root / path for path in self.frame[column]]
+        """Where each row's file lies (``column`` may also be ``mask``; every row must have one).
+
+        Links of masks are followed here, and one that leads out of the data folder is refused; those of images are
+        followed where their pixels are read (:func:`cxraug.studies.cache.build_cache`).
+        """
+        roots = self.frame[ROOT] if ROOT in self.frame else [str(self.root)] * len(self)
+        paths = [Path(root, path) for root, path in zip(roots, self.frame[column], strict=True)]
+        if column == "image":
+            return paths
+        inside = {root: os.path.realpath(root).rstrip(os.sep) + os.sep for root in set(roots)}
+        for root, path in zip(roots, paths, strict=True):
+            real = os.path.realpath(path)
+            if not real.startswith(inside[root]):
+                raise InputError("a link leads out of the data folder", file=path, found=real, expected="a file in it")
+        return paths
 
     def digest(self) -> str:
         """SHA-256 (hex) of rows, findings and what is annotated; where the data folder lies does not matter."""
@@ -246,7 +256,7 @@ def _checked_frame(
     done["image"] = columns.image_paths(table, "image", base, root_named=root_named)
     columns.refuse_repeated(table, done["image"])
     is_synthetic = columns.synthetic(table) if "synthetic" in have else None
-    done["study_id"] = (table.text("study_id") if "study_id" in have else empty).fillna(done["image"])
+    done["study_id"] = (columns.name(table, "study_id") if "study_id" in have else empty).fillna(done["image"])
     done["view"] = columns.view(table) if "view" in have else empty.fillna("unknown")
     done["sex"] = columns.sex(table) if "sex" in have else empty
     done["age"] = columns.age(table) if "age" in have else empty.astype("float64")
@@ -257,7 +267,7 @@ def _checked_frame(
     else:
         columns.refuse_unread_labels(table)
         done["labels"] = empty
-    done["source"] = (table.text("source") if "source" in have else empty).fillna("")
+    done["source"] = (columns.name(table, "source") if "source" in have else empty).fillna("")
     done["split"] = columns.split(table, done["patient_id"], is_synthetic, split_fractions)
     if is_synthetic is not None:
         done["synthetic"] = is_synthetic

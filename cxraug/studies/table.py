@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pa_compute
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
@@ -24,6 +27,14 @@ PARQUET_SUFFIXES = (".parquet", ".pq")
 METADATA_KEY = b"cxraug"
 # What people's tools write for a missing value. "None" is not among them: it may be a label.
 MISSING = frozenset({"", "na", "n/a", "<na>", "nan", "null"})
+
+MAX_INFLATED = 1 << 33  # bytes of a compressed CSV: ten million rows with reports
+MAX_ROWS = 50_000_000  # of a Parquet file, which can promise any number in a few bytes
+# What acts on a terminal; line ends, tabs and form feeds occur in reports.
+CONTROLS = r"[\x00-\x08\x0e-\x1f\x7f\x{9b}]"
+
+# What a spreadsheet would run: = or @ before anything, + or - before a call or a link to another program.
+_FORMULA = re.compile(r"\s*(?:[=@]|[+\-].*[(!|])", re.DOTALL)
 
 _HEAD = 1 << 16
 _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -63,6 +74,15 @@ class Table:
             expected=expected,
         )
 
+    def refuse_formulas(self, values: pd.Series, column: str) -> None:
+        """Raise :class:`InputError` for the first of ``values`` that a spreadsheet would run."""
+        distinct = values.dropna().unique()
+        formulas = {v for v in distinct if is_formula(str(v))}
+        if formulas:
+            bad = values.isin(formulas)
+            self.refuse(bad, column, "a spreadsheet would run this", expected="no =, @ or the like at the start",
+                        found=values)  # fmt: skip
+
     def text(self, column: str) -> pd.Series:
         """A column as stripped text, missing where blank. Numbers that are whole lose their ``.0``, zeros stay."""
         values = self.frame[column]
@@ -77,6 +97,15 @@ class Table:
         return values.where(~values.str.lower().isin(MISSING))
 
 
+def is_formula(text: str) -> bool:
+    """Whether a spreadsheet that opens a table with this cell may run it.
+
+    Names and ids go into every table that is written, unchanged, because programs read them back. So such text is
+    refused where it comes in.
+    """
+    return _FORMULA.match(text) is not None
+
+
 def read_table(path: str | Path) -> Table:
     """Read a CSV (UTF-8, commas, ``.csv`` or ``.csv.gz``) or Parquet file.
 
@@ -86,7 +115,7 @@ def read_table(path: str | Path) -> Table:
     ------
     InputError
         If the file is missing, a folder, of another kind than its name says, not UTF-8, separated by something else
-        than commas, has a row with too few or too many fields, or two columns of one name.
+        than commas, has a row with too few or too many fields, two columns of one name, or control characters.
     """
     path = Path(path)
     if path.is_dir():
@@ -97,14 +126,17 @@ def read_table(path: str | Path) -> Table:
         raise InputError("not a regular file", file=path, expected="a table (.csv, .csv.gz or .parquet)")
     name = path.name.lower()
     if name.endswith(PARQUET_SUFFIXES):
-        return _read_parquet(path)
+        return _without_controls(_read_parquet(path))
     if name.endswith(CSV_SUFFIXES):
-        return _read_csv(path)
+        return _without_controls(_read_csv(path))
     raise InputError("unknown kind of table", file=path, found=path.suffix, expected=".csv, .csv.gz or .parquet")
 
 
 def _read_parquet(path: Path) -> Table:
     try:
+        rows = pa_parquet.read_metadata(path).num_rows
+        if rows > MAX_ROWS:
+            raise InputError("too many rows", file=path, found=rows, expected=f"at most {MAX_ROWS}")
         table = pa_parquet.read_table(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"not a readable Parquet file ({error})", file=path) from None
@@ -115,14 +147,44 @@ def _read_parquet(path: Path) -> Table:
     if stored is not None:
         try:
             metadata = json.loads(stored)
-        except ValueError as error:
-            raise InputError(f"its cxraug metadata is not JSON ({error})", file=path) from None
+        except (ValueError, RecursionError):
+            raise InputError("its cxraug metadata is not JSON", file=path) from None
     frame = table.to_pandas().reset_index(drop=True)
     return Table(frame, path, np.arange(len(frame)) + 2, metadata)
 
 
+def _without_controls(table: Table) -> Table:
+    """The table, if no cell holds a control character that would act on the terminal which shows it."""
+    for column in map(str, table.frame.columns):
+        values = table.frame[column]
+        if pd.api.types.is_numeric_dtype(values) or pd.api.types.is_datetime64_any_dtype(values):
+            continue
+        if values.dtype == object:
+            nested = values.map(type).isin([list, dict, np.ndarray])
+            table.refuse(nested, column, "a nested value", expected="a text or a number", found=values.astype(str))
+        text = pa.array(values.astype("str").fillna(""), pa.large_string())
+        bad = pa_compute.match_substring_regex(text, CONTROLS).to_numpy(zero_copy_only=False)
+        table.refuse(bad, column, "a control character", expected="text")
+    return table
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Refuse a compressed table that would fill the memory."""
+    total = 0
+    with _open(path) as stream:
+        while block := stream.read(1 << 20):
+            total += len(block)
+            if total > MAX_INFLATED:
+                raise InputError("the table inflates to too much", file=path, expected=f"at most {MAX_INFLATED} bytes")
+
+
 def _read_csv(path: Path) -> Table:
     names = _read_header(path)
+    if path.name.lower().endswith(".gz"):
+        try:
+            _refuse_bomb(path)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"not a readable CSV ({error})", file=path) from None
     blank: list[int] = []  # records that hold nothing
     wrong: list[tuple[int, int]] = []  # (record, fields) of rows that are too long or too short
 
@@ -208,6 +270,8 @@ def _check_names(names: Sequence[str], path: Path) -> None:
             raise InputError(
                 f"the {position}. column has no name", file=path, row=1, expected="a name for every column"
             )
+        if re.search(r"[\x00-\x1f\x7f\x9b]", name):
+            raise InputError("a control character in the name of a column", file=path, row=1, found=name)
         if name in names[: position - 1]:
             raise InputError("two columns have the same name", file=path, row=1, column=name, expected="each name once")
 
@@ -220,6 +284,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
 
 def _find_undecodable(path: Path) -> int | None:
     """The number of the first record that is not UTF-8, or None."""
+    csv.field_size_limit(1 << 30)  # a field of any length is read, and the row that is wrong is named
     with _open(path) as stream:
         lines = (line.decode("utf-8-sig", errors="surrogateescape") for line in stream)
         for number, record in enumerate(csv.reader(lines), 1):

@@ -29,7 +29,20 @@ from cxraug.synthesis.unit import IMAGES, UNITS, Unit, cut, disk_full_is_work_er
 
 SET, PLAN, CARD, CACHE, GATE = "set.json", "plan.parquet", "core_card.json", "cache", "gate.json"
 UNIT = 32
-OWN = (GATE, MANIFEST, PROVENANCE, CACHE, "gate", UNITS, IMAGES, MASKS, PLAN, CARD, SET)  # set.json goes last
+OWN = (
+    GATE,
+    "gate.html",
+    MANIFEST,
+    PROVENANCE,
+    CACHE,
+    "gate",
+    UNITS,
+    IMAGES,
+    MASKS,
+    PLAN,
+    CARD,
+    SET,
+)  # set.json goes last
 
 
 def generate_set(
@@ -113,13 +126,18 @@ def redraw(folder: str | Path, core: GenerativeCore, prompt_ids: Sequence[str], 
     places = [i for i, prompt in enumerate(prompts.prompts) if prompt.prompt_id in wanted]
     units = cut(
         [prompts.prompts[i] for i in places],
-        [derive_seed("redraw", prompts.seeds[i], draw) for i in places],
+        [redraw_seed(prompts.seeds[i], draw) for i in places],
         settings["unit"],
         draw=draw,
         places=places,
     )
     _finish_units(units, core, folder, what=f"re-draw {draw}")
     return _all_lines(units, core, folder)
+
+
+def redraw_seed(seed: int, draw: int) -> int:
+    """The seed of a prompt's draw 1, 2, ... from the seed that its first draw had."""
+    return derive_seed("redraw", seed, draw)
 
 
 def first_draw(folder: str | Path) -> list[dict[str, Any]]:

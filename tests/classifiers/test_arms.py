@@ -31,7 +31,7 @@ def test_every_kind_of_the_contract_is_built_and_counts_agree():
     arms = every_arm()
     assert {k: len(a.main) for k, a in arms.items() if k != "oversampled"} == {
         "real": 20, "duplicated": 27, "weighted": 20, "augmented": 20, "gaussian": 27, "mixed": 27, "pretrained": 20,
-        "real_pretrained": 20, "outside": 27,
+        "real_pretrained": 20, "outside": 27, "ungated": 27, "random_reject": 27,
     }  # fmt: skip
     assert len(arms["pretrained"].pretrain) == len(arms["real_pretrained"].pretrain) == 27
     assert arms["augmented"].augment == "strong"
@@ -39,7 +39,8 @@ def test_every_kind_of_the_contract_is_built_and_counts_agree():
     assert [k for k, a in arms.items() if a.loss_weights is not None] == ["weighted"]
     assert arms["duplicated"].facts["duplicates_by_match"] == {"cell": 7, "label set": 0, "finding": 0}
     # only arms that are meant to hold added images do
-    assert {k for k, a in arms.items() if (a.main.pixels == 9).any()} == {"gaussian", "mixed", "outside"}
+    with_added = {"gaussian", "mixed", "outside", "ungated", "random_reject"}
+    assert {k for k, a in arms.items() if (a.main.pixels == 9).any()} == with_added
     assert (arms["pretrained"].pretrain.pixels == 9).any()
     assert not (arms["real_pretrained"].pretrain.pixels == 9).any()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cores.chexgen.tinychexgen import PLAIN, save_checkpoint
 from tiny_recipe import tiny_recipe
 
 from cxraug.cli.main import app, run
@@ -30,6 +31,8 @@ STEPS = {  # in an order in which each finds what it needs; command -> (argument
     "core train": ("core.yaml --out core", "folder", "core"),
     "core show": ("core", "name", "tiny-core"),
     "core list": ("", "cores", None),
+    "core search": ("roentgen", "cores", None),
+    "core convert": ("chexgen:chexgen.pth converted", "folder", "converted"),
     "core sample": ("core --n 2 --out sample", "studies", 2),
     "core bench": (
         "phantom-nano cohort/manifest.parquet --n 20 --steps 1 --splits train,val,test --out bench", "written", False
@@ -40,6 +43,13 @@ STEPS = {  # in an order in which each finds what it needs; command -> (argument
     ),
     "generate": ("plan/plan.parquet --core core --out set", "finished", True),
     "gate": ("set --real cohort/manifest.parquet --steps 2 --size 32 --model test_resnet", "total", 20),
+    "privacy": (
+        "set --real cohort/manifest.parquet --core core --size 32 --steps 2 --out attacks", "rows", None
+    ),
+    "anonymize": (
+        "cohort/manifest.parquet --core core --out swapped --k 2 --candidates 1 --size 32 --only-copies --no-report",
+        "rows_never_written", None,
+    ),
     "train": ("tiny.yaml --out run", "predictions", None),
     "run": ("tiny.yaml --out run", "folder", "run"),
     "report": ("run", "report", "run/report.html"),
@@ -69,6 +79,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     folder, before = tmp_path_factory.mktemp("json"), Path.cwd()
     (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
     (folder / "core.yaml").write_text(yaml.safe_dump(CORE))
+    save_checkpoint(folder / "chexgen.pth", PLAIN)
     os.chdir(folder)
     try:
         return {name: answer([*name.split(), *text.split(), "--json"]) for name, (text, _, _) in STEPS.items()}

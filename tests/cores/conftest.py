@@ -62,3 +62,12 @@ def diffusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_diffusion(
         pixels, conditions, folder, tiny_settings(lr=1e-2, steps=12), seen=seen(), training_data={}, name="tiny", seed=3
     )
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Kind -> folder of a tiny random pipeline; not to be changed."""
+    from tinypipelines import KINDS, save_tiny
+
+    folder = tmp_path_factory.mktemp("pipelines")
+    return {kind: save_tiny(kind, folder / kind) for kind in KINDS}

@@ -19,7 +19,6 @@ from cxraug.cores.measures.regions import Box, box_adherence, coverage, dice, in
 from cxraug.cores.measures.report_agreement import report_agreement_rows
 from cxraug.cores.measures.retrieval import hits, retrieval
 from cxraug.cores.measures.swaps import YEARS, real_units, swap_matrix, swap_plan, swap_rows
-from cxraug.fidelity.extractors import conv_random
 
 N = 400
 
@@ -183,21 +182,28 @@ def test_planted_memorisation_is_found(rng: np.random.Generator) -> None:
         return np.kron(coarse, np.ones((1, 8, 8))).astype(np.uint8)
 
     train, held, own = images(40), images(20), images(20)
-    features, about = conv_random().features, Training(train, [f"t{i}" for i in range(40)], ["p"] * 40)
-    names = {"images": [f"g{i}" for i in range(20)], "real_images": [f"r{i}" for i in range(20)]}
-    rows, listed = memorisation(own, held, about, features, of="images", extractor="x", **names)
-    assert rows[1]["measure"] == "closer than any real"
+    about = Training(train, [f"t{i}" for i in range(40)], ["p"] * 40)
+    names = [f"g{i}" for i in range(20)]
+    rows, listed = memorisation(own, held, about, images=names, of="images")
+    assert [row["measure"] for row in rows] == [
+        "nearest training image", "closer than any real", "aligned correlation", "called a copy",
+        "more copies than chance",
+    ]  # fmt: skip
+    assert rows[4]["flag"] == "few"
+    assert rows[4]["generated"] > 0.05
     planted = own.copy()
     planted[7] = np.clip(train[13].astype(int) + rng.integers(-3, 4, (64, 64)), 0, 255)
-    rows, listed = memorisation(planted, held, about, features, of="images", extractor="x", **names)
-    assert rows[0]["flag"] == rows[1]["flag"] == "copies"
+    rows, listed = memorisation(planted, held, about, images=names, of="images")
+    assert {row["flag"] for row in rows} == {"copies"}
     assert rows[1]["generated"] >= 1
     assert tuple(listed.iloc[0][["image", "nearest_image"]]) == ("g7", "t13")
     assert bool(listed["closer_than_real"].iloc[0])
     assert listed["correlation"].iloc[0] > 0.95
-    same, _ = memorisation(held, held, about, features, of="images", extractor="x", **names)
-    assert [row["flag"] for row in same] == ["few", "few", "few"]
+    same, _ = memorisation(held, held, about, images=names, of="images")
+    assert {row["flag"] for row in same} == {"few"}
     assert same[1]["generated"] == 0
+    many, _ = memorisation(planted.repeat(20, axis=0), held, about, images=names * 20, of="images")
+    assert many[4]["method"].startswith("p-value: 20 images match better than the real patient of rank 1")
 
 
 def swapped_plan(n: int = 60) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pages.offline import Parsed, assert_offline
 from PIL import Image, ImageFilter
 from torchxrayvision.models import DenseNet
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ from cxraug.cli.main import app, run
 from cxraug.errors import InputError
 from cxraug.fidelity.comparison import COLUMNS, draw
 from cxraug.fidelity.extractors import conv_random, open_extractor
-from cxraug.fidelity.score import MEASURES
+from cxraug.fidelity.score import EVERY_MEASURE, MEASURES
 from cxraug.studies.manifest import read_manifest
 from cxraug.studies.phantom.cohort import PhantomSettings, render_study, sample_cohort
 
@@ -100,6 +101,50 @@ def test_tables_name_extractor_hash_and_n(sets: dict[str, Path], tmp_path: Path)
     CliRunner().invoke(app, [*arguments[:-1], str(again)])
     assert (again / "fidelity.csv").read_bytes() == (tmp_path / "fidelity.csv").read_bytes()
     assert json.loads((tmp_path / "fidelity.json").read_text())["n"] == 40
+
+
+def test_groups_are_cells_of_their_own(sets: dict[str, Path], tmp_path: Path) -> None:
+    paths = []
+    for name in ("real", "other"):
+        frame = pd.read_csv(sets[name])
+        frame["sex"] = ["F" if i % 10 else "M" for i in range(len(frame))]
+        frame["age"] = [30 if i % 10 else np.nan for i in range(len(frame))]
+        paths.append(sets[name].with_name("grouped.csv"))
+        frame.to_csv(paths[-1], index=False)
+    out = tmp_path / "out"
+    found = answer(*paths, "--by", "findings", "--groups", "sex,age", "--halves", 2, "--size", 32, "--out", out)
+    table = pd.read_csv(out / "fidelity.csv", keep_default_na=False)
+    cells = table.groupby(["finding", "group", "level"])["flag"].agg(set).to_dict()
+    assert cells["all", "all", "all"] == cells["all", "sex", "F"] == cells["all", "age", "20-39"] == {"few"}
+    assert cells["all", "sex", "M"] == cells["Mass", "sex", "F"] == {"suppressed"}
+    assert not [key for key in cells if "missing" in key]
+    n = table.set_index(["finding", "group", "level"])["n"]
+    assert set(n["all", "sex", "F"]) == {36}
+    assert set(n["Effusion", "sex", "F"]) == {32}
+    shown = table[(table["flag"] != "suppressed") & (table["measure"] != "ms_ssim")]
+    assert (shown["floor_sd"].astype(float) >= 0).all()
+    assert list(table["measure"][:14]) == list(EVERY_MEASURE)
+    assert found["halves"] == 2
+    assert_offline((out / "fidelity.html").read_text())
+    page = Parsed((out / "fidelity.html").read_text())
+    assert page.count("img") == 0
+    assert page.count("polyline") == 6
+    assert "every finding, sex F" in page.text
+    assert "all, sex M" not in page.text
+    assert run(["fidelity", *map(str, paths), "--groups", "ward"]) == 2
+    assert run(["fidelity", *map(str, paths), "--halves", "0"]) == 2
+
+
+def test_blur_takes_the_high_band_and_noise_adds_to_it(sets: dict[str, Path]) -> None:
+    found = {
+        name: {row["measure"]: row for row in answer(sets["real"], sets[name], "--size", SIDE)["rows"]}
+        for name in ("other", "blurred", "noise")
+    }
+    power = {name: rows["power_high"] for name, rows in found.items()}
+    assert power["blurred"]["score"] < power["other"]["score"] < power["noise"]["score"]
+    assert power["blurred"]["score"] < power["blurred"]["floor_low"]
+    assert power["other"]["floor_low"] < power["other"]["score"] < power["other"]["floor_high"]
+    assert found["noise"]["ms_ssim"]["score"] < found["noise"]["ms_ssim"]["floor_low"]
 
 
 def test_rejected_images_of_a_set_are_left_out(sets: dict[str, Path]) -> None:

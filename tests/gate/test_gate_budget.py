@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
-from cxraug.gate.check import conformal_high, conformal_low, highest_accepted, lowest_accepted
-from cxraug.gate.gate import joint_levels
+from cxraug.gate.check import (
+    Check,
+    Evidence,
+    Images,
+    Test,
+    conformal_high,
+    conformal_low,
+    highest_accepted,
+    lowest_accepted,
+)
+from cxraug.gate.gate import Gate, joint_levels
 from cxraug.gate.settings import GateSettings
 
 
@@ -40,7 +49,7 @@ def test_cut_offs_are_where_the_p_value_crosses_the_level(null: np.ndarray, x: n
     assert np.array_equal(rejected, np.zeros(10, bool) if cut is None else x < cut)
 
 
-def test_cut_offs_reject_the_promised_share_of_new_real_images() -> None:
+def test_cut_offs_reject_the_promised_share_of_newreal_images() -> None:
     rng = np.random.default_rng(0)
     rejected = [rng.normal() < (lowest_accepted(rng.normal(size=59), 0.05) or -9) for _ in range(4000)]
     assert np.mean(rejected) == pytest.approx(3 / 60, abs=0.012)
@@ -73,6 +82,39 @@ def test_levels_are_raised_until_the_budget_is_used() -> None:
 
 def test_no_tests_no_levels() -> None:
     assert joint_levels(np.zeros((5, 0)), [], [], 0.05).tolist() == []
+
+
+class Brightness(Check):
+    """p-values that are written into the pixels, in thousandths; 255 is NaN."""
+
+    name = "brightness"
+    tests = (Test("a", "too dark", 0.02), Test("b", "too flat", 0.01, scales=False))
+
+    def fit(self, real: Images) -> Evidence:
+        return self.score(real)
+
+    def score(self, batch: Images) -> Evidence:
+        p = batch.pixels[:, 0, :2].astype(float)
+        return Evidence(np.where(p == 255, np.nan, p / 1000))
+
+    def describe(self, levels: dict[str, float]) -> dict:
+        return {}
+
+
+def pictures(*p: tuple[int, int]) -> Images:
+    pixels = np.zeros((len(p), 2, 2), np.uint8)
+    pixels[:, 0] = p
+    return Images(pixels, np.zeros((len(p), 0), np.float32), np.array([f"p{i}" for i in range(len(p))], object))
+
+
+def test_scores_rank_candidates_by_their_worst_test_and_agree_with_the_verdict() -> None:
+    gate = Gate([Brightness()], 0.02).fit(pictures(*[(200, 200)] * 100))
+    assert gate.levels.tolist() == pytest.approx([0.02, 0.01])  # the budget of 2 % caps the level that may rise
+    batch = pictures((20, 200), (40, 200), (40, 5), (255, 255), (100, 255))
+    scores = gate.scores(batch)
+    assert scores.tolist() == pytest.approx([1, 2, 0.5, np.inf, 5])
+    assert [bool(why) for why in gate.judge(batch)] == (scores <= 1).tolist()
+    assert Gate([], 0.05).fit(pictures((1, 1))).scores(batch).tolist() == [np.inf] * 5
 
 
 @pytest.mark.parametrize("bad", [{"false_reject": 0}, {"copy_rate": 0.05}, {"folds": 1}, {"unknown": 1}])

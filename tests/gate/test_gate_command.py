@@ -14,7 +14,7 @@ from toycore import FINDINGS, ToyCore, toy_plan
 from cxraug.cli.main import run
 from cxraug.cores import registry
 from cxraug.gate.crossfit import fit_folds
-from cxraug.gate.gate import _real_images
+from cxraug.gate.gate import real_images
 from cxraug.gate.settings import GateSettings
 from cxraug.studies.seen import Seen
 
@@ -124,8 +124,39 @@ def test_a_core_or_gate_that_has_seen_hidden_rows_is_refused(tmp_path, core, cap
     leaky = manifest.take(hidden)
     leaky.frame["split"] = "train"  # a gate trained on what should have been hidden
     settings = GateSettings(model="test_resnet", steps=1)
-    fit_folds(_real_images(leaky, cache.take(hidden), manifest.findings), manifest.findings, settings, 0, tmp_path)
+    images = real_images(leaky, cache.take(hidden), manifest.findings)
+    fit_folds(images, images.y, manifest.findings, settings, 0, tmp_path)
     weights = next(tmp_path.glob("classifier-*"))
     assert command("gate", tmp_path / "clean", "--real", real, "--weights", weights, *TRAIN) == 2
     assert "has seen 10 patients and 10 images of the" in errors(capsys)[0]
     assert not (tmp_path / "clean" / "gate.json").exists()
+
+
+def test_checks_are_turned_off_and_shares_and_groups_are_taken(tmp_path: Path, core, capsys) -> None:
+    real = write_cohort(tmp_path / "real", 60)
+    out = tmp_path / "set"
+    toy_plan(6).to_parquet(tmp_path / "plan.parquet")
+    assert command("generate", tmp_path / "plan.parquet", "--core", "toy", "--out", out) == 0
+    off = ["--no-agreement", "--no-demographics"]
+    base = ("gate", out, "--real", real, "--size", "32", *off)
+    capsys.readouterr()
+    asked = ("--no-reports", "--per-group", "sex", "--shares", "realism=2", "--copy-rate", "0.02", "--json")
+    assert command(*base, *asked) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["checks"]) == ["duplicates", "realism"]
+    assert told["settings"]["copy_rate"] == 0.02
+    assert told["settings"]["shares"]["realism"] == 2
+    assert told["fairness"]["calibrated_within"] == "sex"
+    assert not list((out / "gate").glob("classifier-*"))  # nothing was trained for checks that are off
+    assert "label agreement was not checked" in told["notes"]
+    assert "reports were not checked" in told["notes"]
+    assert (out / "gate.html").is_file()
+    assert {row["level"] for row in told["fairness"]["real"] if row["group"] == "sex"} == {"F", "M"}
+    assert command(*base, "--shares", "realism=x") == 2
+    assert "--shares is not CHECK=NUMBER" in errors(capsys)[-1]
+    assert command(*base, "--shares", "beauty=1") == 2
+    assert "expected positive numbers for some of agreement" in errors(capsys)[-1]
+    assert command(*base, "--per-group", "colour") == 2
+    assert "no such group column" in errors(capsys)[-1]
+    assert command(*base, "--xrv-sex", tmp_path / "none.pt") == 2
+    assert "nothing is downloaded here" in errors(capsys)[-1]

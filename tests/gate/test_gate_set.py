@@ -15,9 +15,10 @@ from toycore import FINDINGS, ToyCore, draw_chest, toy_plan
 
 from cxraug.errors import HiddenDataError, InputError
 from cxraug.gate import gate as module
-from cxraug.gate.agreement import gate_seen
+from cxraug.gate.crossfit import folds_seen
 from cxraug.gate.gate import OTHER_VIEW, gate_set
 from cxraug.gate.settings import GateSettings
+from cxraug.storage import read_json
 from cxraug.studies.seen import refuse_hidden
 from cxraug.synthesis.generate import generate_set
 
@@ -194,11 +195,11 @@ def test_only_real_training_rows_may_calibrate(gated, cohort, classifiers) -> No
 
 
 def weights_folder(classifiers: Path) -> Path:
-    return next(classifiers.glob("classifier-*"))
+    return next(f for f in classifiers.glob("classifier-*") if FINDINGS[0] in read_json(f / "card.json")["findings"])
 
 
 def test_gate_weights_say_what_they_have_seen(gated, cohort, classifiers) -> None:
-    seen = gate_seen(weights_folder(classifiers))
+    seen = folds_seen(weights_folder(classifiers))
     manifest, cache = train_rows(cohort)
     patients, images = manifest.frame["patient_id"].tolist(), cache.sha.tolist()
     assert seen.count_patients(patients) == len(set(patients))
@@ -206,7 +207,7 @@ def test_gate_weights_say_what_they_have_seen(gated, cohort, classifiers) -> Non
     with pytest.raises(HiddenDataError, match="gate old has seen"):
         refuse_hidden(seen, "gate old", patients={"test": patients[:1]}, images={"test": []})
     refuse_hidden(seen, "gate old", patients={"test": ["stranger"]}, images={"test": ["x"]})
-    fold = gate_seen(weights_folder(classifiers) / "fold-0")
+    fold = folds_seen(weights_folder(classifiers) / "fold-0")
     assert 0 < fold.count_images(images) < len(set(images))
 
 
@@ -216,7 +217,7 @@ def test_weights_trained_before_calibrate_only_on_what_they_have_not_seen(gated,
     out = generate_set(toy_plan(), ToyCore(), tmp_path / "set")
     settings = SETTINGS.model_copy(update={"weights": str(fold)})
     summary = gate(out, other, tmp_path / "unused", settings=settings)
-    seen = gate_seen(fold)
+    seen = folds_seen(fold)
     unseen = [p not in seen_patients(seen, train_rows(other)[0]) for p in train_rows(other)[0].frame["patient_id"]]
     judge = summary["checks"]["agreement"]["findings"]["Effusion"]
     assert judge["n_positives"] + judge["n_negatives"] == sum(unseen)

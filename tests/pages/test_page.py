@@ -86,3 +86,9 @@ def test_numbers_have_a_true_minus_and_gaps_have_a_dash():
     assert interval(0.5, 0.4, 0.6) == "0.500 [0.400, 0.600]"
     assert interval(0.5, None, 0.6) == "0.500 [no interval]"
     assert interval(None, 0.4, 0.6) == "–"
+
+
+def test_a_limit_says_on_which_side_of_zero_it_is() -> None:
+    assert interval(0.003, -0.0003, 0.006) == "0.003 [−0.000, 0.006]"
+    assert interval(-0.0001, -0.2, -0.0004) == "0.000 [−0.200, −0.000]"
+    assert interval(0.1, 0.0, 0.2) == "0.100 [0.000, 0.200]"

@@ -74,6 +74,25 @@ def test_no_effect_is_no_advice_against_synthesis_where_little_was_tried():
     )
 
 
+@pytest.mark.parametrize("control", ["ungated", "random_reject"])
+def test_a_comparison_with_the_ungated_core_is_about_the_gate_and_not_about_synthesis(control):
+    better = change(control=control)
+    assert meaning(better).startswith("What the gate threw out made Pneumothorax AUROC worse")
+    assert next_steps(better)[0].startswith("Keep the gate on")
+    worse = change(control=control, outcome="worse", difference=-0.03, ci_low=-0.05, ci_high=-0.01)
+    assert meaning(worse).startswith("The gate's choice harms Pneumothorax AUROC")
+    assert not any("Do not add these images" in step for step in next_steps(worse))
+    nothing = change(control=control, outcome="no effect seen", ci_low=-0.01)
+    assert next_steps(nothing)[0].startswith("Do not expect a gain from the gate")
+    assert next_steps(nothing | {"n_seeds": 1})[0].startswith("Repeat with more before giving the gate up")
+    assert "A worse core may change this" in next_steps(nothing)[-1]
+    unclear = change(control=control, outcome="inconclusive", ci_low=-0.01, mde=0.2)
+    assert meaning(unclear).endswith("That is not evidence that the gate does nothing.")
+    # without the gate against a real control it is about the images again
+    assert "longer training is not the reason" in meaning(change(arm=control, control="duplicated"))
+    assert "longer training is not the reason" in meaning(change(arm="ungated", control="random_reject"))
+
+
 def test_caveats_tell_of_outside_data_single_draws_and_missing_measurements():
     assert caveats(VERDICT)[0].startswith("With outside data")
     assert caveats(VERDICT)[-1] == "The core phantom-nano was trained on a phantom cohort."

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from cxraug.errors import InputError
-from cxraug.studies.images import Encoding, ImageError, encode, pixel_sha256, read_pixels
+from cxraug.studies.images import Encoding, ImageError, encode, image_size, pixel_sha256, read_pixels
 
 RAMP = np.arange(40 * 30, dtype=np.uint16).reshape(40, 30)
 GRAY = (RAMP % 256).astype(np.uint8)
@@ -119,7 +119,7 @@ def bad_files(folder):
         ("noise.png", "not an image; found 'unknown data'"),
         ("bomb.png", "too large"),
         ("big.png", "too large; found '9000 x 8000'"),
-        ("truncated.dcm", "DICOM cannot be decoded"),
+        ("truncated.dcm", "DICOM pixels end early"),
     ],
 )
 def test_a_bad_image_is_one_line_with_its_name(tmp_path, name, part):
@@ -249,3 +249,14 @@ def test_wrong_encodings(options):
 def test_only_plain_pixels_are_encoded():
     with pytest.raises(ValueError, match="2-D"):
         encode(np.zeros((4, 4, 3), np.uint8), Encoding(8))
+
+
+def test_the_size_of_an_image_without_its_pixels(tmp_path):
+    assert image_size(save_png(tmp_path / "a.png")) == GRAY.shape
+    assert image_size(save_dicom(tmp_path / "a.dcm", RAMP)) == RAMP.shape
+    whole = save_png(tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[:-40])
+    assert image_size(tmp_path / "b.png") == GRAY.shape
+    (tmp_path / "c.png").write_bytes(png_of_size(9_000, 8_000))
+    with pytest.raises(ImageError, match="too large"):
+        image_size(tmp_path / "c.png")

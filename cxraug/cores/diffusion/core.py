@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cxraug.cores.conditions import Vocabulary
+from cxraug.cores.conditions import Conditions, Vocabulary
 from cxraug.cores.core import Card
 from cxraug.cores.diffusion.denoiser import Denoiser
 from cxraug.cores.diffusion.sampling import guided, sample, solver
@@ -41,6 +43,25 @@ class DiffusionCore(PixelCore, SampledCore):
 
         model = guided(denoise, batch, self.settings.guidance, self.settings.guidance_until)
         return sample(model, self.settings, self.card.resolution**2, streams, self.device)
+
+    @torch.no_grad()
+    def denoising_loss(
+        self, pixels: np.ndarray, conditions: Conditions, levels: Sequence[float], seed: int
+    ) -> np.ndarray:
+        """(n, levels) squared residual in units of the Wiener filter's deviation, of uint8 pixels (n, R, R).
+
+        All images get the same noise, which follows from ``seed``.
+        """
+        batch = ConditionBatch.of(self.vocabulary, conditions).to(self.device)
+        images = (torch.from_numpy(pixels).flatten(1).float() / 127.5 - 1).to(self.device)
+        random = torch.Generator().manual_seed(seed)
+        found = []
+        for level in levels:
+            t = torch.full((len(images), 1), float(level), device=self.device)
+            noise = torch.randn(1, images.shape[1], generator=random).to(self.device)
+            guess = self.denoiser((1 - t) * images + t * noise, t, batch)
+            found.append(((guess.clean - images) / guess.deviation).square().mean(1))
+        return torch.stack(found, 1).cpu().numpy()
 
 
 def load_denoiser(folder: Path, card: Card) -> Denoiser:

@@ -399,8 +399,7 @@ class _Evaluation:
                 np.concatenate(pixels), self._pixels(held, f"near-real-{side}", self.extractor.encoding),
                 Training(self._pixels(part, f"near-train-{side}", self.extractor.encoding),
                          part.frame["image"].tolist(), part.frame["patient_id"].tolist()),
-                self.extractor.features, images=names, real_images=held.frame["image"].tolist(),
-                of="images" + _of(side), extractor=f"extractor {self.extractor.name} ({self.extractor.sha256[:12]})",
+                images=names, real_patients=held.frame["patient_id"].tolist(), of="images" + _of(side),
             )  # fmt: skip
             self.table += rows
             self.listed.append(listed)

@@ -1,4 +1,4 @@
-"""Whether a core copies: its images' nearest training images beside those of held-out real images of other patients."""
+"""Whether a core copies: its images' best matches among its training images, beside those of held-out real images."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 from cxraug.cores.measures import table
-from cxraug.privacy.nearest import Features, look_up, pairs
+from cxraug.gate.check import conformal_high
+from cxraug.privacy.memorisation import SAME, STATISTIC, CopyDetector
 
 LISTED = 20
-HOW = (
-    "smallest distance to a training image (features of the named extractor, mirrored and shifted too); a generated "
-    "image below the closest held-out real image is flagged"
-)
-ALIGNED = "largest correlation with the nearest training image after alignment, among the 100 closest pairs"
+RATE = 0.01  # of false alarms on real images
+LEVEL = 0.01  # of the test of all images together
+SHOWN = ("image", "nearest_image", "nearest_patient_id", "distance", "correlation", "mirrored", "scale", "angle",
+         "shift_x", "shift_y", "p_value")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,41 +30,68 @@ class Training:
 
 
 def memorisation(
-    generated: np.ndarray, real: np.ndarray, train: Training, features: Features,
-    *, images: Sequence[str], real_images: Sequence[str], of: str, extractor: str, prompts: str = "all",
+    generated: np.ndarray, real: np.ndarray, train: Training,
+    *, images: Sequence[str], real_patients: Sequence[str] | None = None, of: str, prompts: str = "all",
 ) -> tuple[list[dict[str, Any]], pd.DataFrame]:  # fmt: skip
-    """Compare nearest training images of generated and of held-out real images, uint8 (n, S, S) and (k, S, S).
+    """Compare best matches in training of generated and of held-out real images, uint8 (n, S, S) and (k, S, S).
+
+    Parameters
+    ----------
+    images : (n,) names of the generated ones. real_patients : (k,) of the real ones; default one each.
 
     Returns
     -------
-    Rows ``nearest training image`` (flag "copies" if any generated image is closer to a training image than every
-    held-out real one is), ``closer than any real`` (how many) and ``aligned correlation``; and the 20 nearest generated
-    pairs (all that are flagged, if those are more) with a column ``closer_than_real``. More generated than real images
-    make the smallest distance smaller by chance alone: both counts are in ``method``.
+    Rows ``nearest training image`` (distance of standardised pixels, ``sqrt(2 - 2 correlation)``), ``closer than any
+    real`` (how many), ``aligned correlation`` (the largest), ``called a copy`` (share of images, at 1 % false alarms
+    or the finest rate that the real images allow) and ``more copies than chance`` (p-value of all images together:
+    :mod:`cxraug.privacy.excess`); and the 20 nearest generated pairs (all that are closer than any real one, if those
+    are more). All rows are flagged ``copies`` where that p-value is at most 0.01, or an image is the same picture as a
+    training image (correlation of 0.985 or more): a single image closer than any real one may be chance.
     """
-    distance, where = look_up(np.concatenate([generated, real]), train.pixels, features)
-    n = len(generated)
-    own, held = (
-        pairs(pixels, train.pixels, distance[part], where[part], images=names, train_images=train.images,
-              train_patients=train.patients)
-        for pixels, names, part in ((generated, images, slice(n)), (real, real_images, slice(n, None)))
+    detector = CopyDetector.fit(
+        train.pixels, np.asarray(train.patients), real, None if real_patients is None else np.asarray(real_patients),
+        rate=RATE, calibration=len(real),
     )  # fmt: skip
-    limit = float(held["distance"].min())
-    closer = own["distance"].to_numpy() < limit
-    counts = f"{HOW}; {len(own)} generated, {len(held)} held-out real, {len(train.images)} training images; {extractor}"
-    value = {"real": limit, "generated": float(own["distance"].min())}
-    flag = "copies" if closer.any() else ""
+    found = detector.match(generated)
+    correlation = found["correlation"].fillna(0).to_numpy(float)
+    null = detector.null[np.isfinite(detector.null)]
+    rate = max(RATE, detector.finest)
+    p = conformal_high(null, correlation)
+    whole = detector.excess(correlation)
+    highest = float(null.max(initial=-1.0))
+    closer = correlation > highest
+    copies = bool((correlation >= SAME).any() or (whole is not None and whole.p_value <= LEVEL))
+    counts = f"{len(generated)} generated, {len(null)} held-out real, {len(train.images)} training images"
+    if detector.filed_twice:
+        counts += f", {detector.filed_twice} real ones left out that are a training image filed twice"
+    flag = "copies" if copies else ""
+    distance = np.sqrt(np.maximum(2 - 2 * correlation, 0))
+    nearest = {"real": float(np.sqrt(max(2 - 2 * highest, 0))), "generated": float(distance.min())}
+    largest = {"real": highest, "generated": float(correlation.max())}
+    called = {"real": rate, "generated": float((p <= rate).mean())}
+    told = "not enough of either" if whole is None else (
+        f"p-value: {whole.above} images match better than the real patient of rank {whole.rank}, {whole.expected:.1f} "
+        f"expected; {whole.n_calibration} real patients; copies of {min(whole.detectable, 1):.1%} would be seen"
+    )  # fmt: skip
+
+    def row(measure: str, values: dict[str, float], method: str) -> dict[str, Any]:
+        return table.row(measure, of, prompts, values, n=len(generated), method=method, flag=flag)
+
     rows = [
-        table.row("nearest training image", of, prompts, value | _ratio(value), n=len(own), method=counts, flag=flag),
-        table.row("closer than any real", of, prompts, {"real": 0.0, "generated": float(closer.sum())}, n=len(own),
-                  method="generated images closer to a training image than every held-out real image", flag=flag),
+        row("nearest training image", nearest | _ratio(nearest), f"sqrt(2 - 2 c), c: {STATISTIC}; {counts}"),
+        row("closer than any real", {"real": 0.0, "generated": float(closer.sum())},
+            "generated images that match a training image better than every held-out real image does"),
+        row("aligned correlation", largest | _ratio(largest), f"largest {STATISTIC}"),
+        row("called a copy", called | {"chance": rate}, f"share of images, calibrated to {rate:.2g} of real images"),
+        row("more copies than chance", {} if whole is None else {"generated": whole.p_value}, told),
     ]  # fmt: skip
-    best = {"real": float(held["correlation"].max()), "generated": float(own["correlation"].max())}
-    rows.append(table.row("aligned correlation", of, prompts, best | _ratio(best), n=len(own), method=ALIGNED,
-                          flag="copies" if best["generated"] > best["real"] and closer.any() else ""))  # fmt: skip
-    shown = max(LISTED, int(closer.sum()))
-    listed = own.head(shown).assign(of=of, closest_real=limit, closer_than_real=closer[:shown])
-    return rows, listed
+    at = found["nearest"].to_numpy()
+    listed = found.assign(
+        image=list(images), nearest_image=np.asarray(train.images, object)[at],
+        nearest_patient_id=np.asarray(train.patients, object)[at], distance=distance, p_value=p,
+    )[list(SHOWN)].assign(of=of, closest_real=nearest["real"], closer_than_real=closer)  # fmt: skip
+    listed = listed.sort_values("distance", kind="stable", ignore_index=True)
+    return rows, listed.head(max(LISTED, int(closer.sum())))
 
 
 def _ratio(value: dict[str, float]) -> dict[str, float]:

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cxraug.cores.conditions import AGE_CENTRE, AGE_SCALE
 from cxraug.cores.measures.fitting import Fit, fit
+from cxraug.cores.reading import known_mean, strided
 from cxraug.seeds import derive_seed
 from cxraug.studies.images import MASK_BITS
 
 CELL = 4  # pixels of one cell of the maps
-AGE_CENTRE, AGE_SCALE = 50.0, 25.0  # years
 PARTS = tuple(MASK_BITS)
 BATCH = 48
 
@@ -65,11 +66,13 @@ class Reader(nn.Module):
     def __init__(self, findings: int, maps: int) -> None:
         super().__init__()
         widths, self.findings = (16, 32, 64, 128), findings
-        self.stem = _block(1, widths[0], 5, 2)
-        self.stages = nn.ModuleList(nn.Sequential(_block(a, b, 3, 2), _block(b, b, 3, 1)) for a, b in pairwise(widths))
+        self.stem = strided(1, widths[0], 5, 2)
+        self.stages = nn.ModuleList(
+            nn.Sequential(strided(a, b, 3, 2), strided(b, b, 3, 1)) for a, b in pairwise(widths)
+        )
         self.head = nn.Linear(2 * widths[-1] + maps, findings + 2)
         self.across = nn.ModuleList(nn.Conv2d(w, 32, 1) for w in widths[1:])
-        self.maps = nn.Sequential(_block(32, 32, 3, 1), nn.Conv2d(32, maps, 1)) if maps else None
+        self.maps = nn.Sequential(strided(32, 32, 3, 1), nn.Conv2d(32, maps, 1)) if maps else None
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of findings and sex and scaled age (n, F + 2), logits of the maps (n, C, G, G)."""
@@ -109,8 +112,8 @@ def train_reader(lessons: Lessons, *, steps: int, seed: int, device: str = "cpu"
         said, drawn = model(images)
         told, years = (torch.from_numpy(part[rows]).to(device) for part in (y, age))
         known = torch.from_numpy(lessons.mapped[rows]).to(device)
-        total = _masked(functional.binary_cross_entropy_with_logits, said[:, :-1], told)
-        total = total + 2 * _masked(functional.smooth_l1_loss, said[:, -1], years)
+        total = known_mean(functional.binary_cross_entropy_with_logits, said[:, :-1], told)
+        total = total + 2 * known_mean(functional.smooth_l1_loss, said[:, -1], years)
         if drawn.shape[1] and bool(known.any()):
             each = functional.binary_cross_entropy_with_logits(drawn, maps, reduction="none").mean((2, 3))
             total = total + 2 * each[known].mean()
@@ -133,16 +136,3 @@ def read(model: Reader, pixels: np.ndarray, *, batch: int = 128, device: str = "
             parts.append([x.float().cpu().numpy() for x in (torch.sigmoid(said[:, :-1]), said[:, -1], maps.sigmoid())])
     both, age, maps = (np.concatenate([part[i] for part in parts]) for i in range(3))
     return Reading(both[:, :-1], both[:, -1], age * AGE_SCALE + AGE_CENTRE, maps)
-
-
-def _block(a: int, b: int, kernel: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(a, b, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True)
-    )
-
-
-def _masked(loss, said: torch.Tensor, told: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
-    known = torch.isfinite(told)
-    if not bool(known.any()):
-        return said.sum() * 0
-    return loss(said[known], told[known])

@@ -15,7 +15,7 @@ from cxraug.cores.measures import table
 from cxraug.cores.measures.paired import paired_mean
 from cxraug.cores.measures.reader import PARTS, Reading
 from cxraug.errors import InputError
-from cxraug.studies.images import MASK_BITS, read_mask_values, read_pixels
+from cxraug.studies.images import MASK_BITS, image_size, read_mask_values
 from cxraug.studies.manifest import Manifest
 
 MARGIN = 1  # cells of the grid by which a box is widened before evidence is looked for in it
@@ -43,7 +43,7 @@ def boxes_of(manifest: Manifest) -> list[list[Box] | None]:
             result.append(None)
             continue
         found = json.loads(text)
-        result.append(_scaled(found, *_size(path)) if found else [])
+        result.append(_scaled(found, *image_size(path)) if found else [])
     return result
 
 
@@ -170,15 +170,6 @@ def _scaled(found: Sequence[dict[str, Any]], height: int, width: int) -> list[Bo
     return [
         Box(str(b["label"]), (b["x"] - left) / side, (b["y"] - top) / side, b["w"] / side, b["h"] / side) for b in found
     ]
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, ValueError):
-        height, width = read_pixels(path).shape
-        return height, width
 
 
 def _shares(mask: np.ndarray, grid: int) -> np.ndarray:

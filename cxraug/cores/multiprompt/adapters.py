@@ -6,7 +6,6 @@ gained; every other weight stays as it was, bit for bit.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from cxraug.cores.conditions import Vocabulary
 from cxraug.cores.multiprompt.denoiser import MultipromptDenoiser
 from cxraug.cores.multiprompt.growth import group_positions
 from cxraug.cores.multiprompt.network import PromptEmbedding
-from cxraug.errors import InputError
+from cxraug.cores.peft import need_peft
 
 
 @dataclass
@@ -30,13 +29,6 @@ class Adapters:
     def merge(self) -> None:
         """Add the adapters to the weights they stand beside and take them out: an ordinary denoiser again."""
         self.tuner.merge_and_unload()
-
-
-def need_peft() -> None:
-    """Raise :class:`InputError` where peft is not installed."""
-    if importlib.util.find_spec("peft") is None:
-        raise InputError("lora: low-rank adapters need the package peft", found="none",
-                         expected="pip install 'cxraug[lora]', or `lora: 0` to train all weights")  # fmt: skip
 
 
 def add_adapters(

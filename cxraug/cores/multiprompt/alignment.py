@@ -17,12 +17,10 @@ from torch.nn import functional
 from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT
 from cxraug.cores.multiprompt.spectrum import as_float
 from cxraug.cores.multiprompt.studyset import StudySet
-from cxraug.cores.steps import restore_checkpoint, save_checkpoint, schedule, step_seed
-from cxraug.progress import track
+from cxraug.cores.steps import train_small
 
 SIDE = 64  # what the image encoders see
 BATCH, RATE = 64, 1e-3
-CHECKPOINT_EVERY = 200
 
 
 class ImageEncoder(nn.Module):
@@ -108,22 +106,14 @@ def train_alignment(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Alignment(studies.maps.shape[1], width, tuple(s for s in used if s != REPORT), shape)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
-        path = Path(folder) / "alignment.pt"
-        done = restore_checkpoint(path, key, model=model, optimizer=optimizer)
-        for step in track(range(done, steps), "alignment", total=steps, done=done):
-            torch.manual_seed(step_seed(seed, step))
+
+        def loss(step: int) -> Tensor:
             names, rows = groups[step % len(groups)]
             chosen = rows[torch.randperm(len(rows))[:BATCH].numpy()]
-            vectors = {s: model.embed(s, content(studies, s, chosen, augment=True)) for s in names}
-            loss = model.loss(vectors)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            for group in optimizer.param_groups:
-                group["lr"] = RATE * schedule(step, steps, 50)
-            optimizer.step()
-            if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
-                save_checkpoint(path, key, step + 1, model=model, optimizer=optimizer)
+            return model.loss({s: model.embed(s, content(studies, s, chosen, augment=True)) for s in names})
+
+        path = Path(folder) / "alignment.pt"
+        train_small(model, loss, path, steps=steps, rate=RATE, key=key, seed=seed, what="alignment")
     return model.eval()
 
 

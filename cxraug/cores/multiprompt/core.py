@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from cxraug.cores.multiprompt.settings import SAMPLER, MultipromptSettings
 from cxraug.cores.multiprompt.settings_autoencoder import AutoencoderSettings
 from cxraug.cores.multiprompt.spatial import Layout
 from cxraug.cores.multiprompt.spectrum import SpectralGaussian, as_float
+from cxraug.cores.multiprompt.stated_age import state_age
 from cxraug.cores.multiprompt.studyset import general_entries, mask_planes
 from cxraug.cores.pixel_core import load_weights, stream, to_uint8, vocabulary_of
 from cxraug.cores.sampled_core import SampledCore
@@ -40,6 +41,7 @@ class Role:
 
     wanted: tuple[int, ...]  # view slots
     given: tuple[int, ...]
+    varied: tuple[int, ...]  # those of ``wanted`` that start from a reference image
     report: str  # "write", "given" or "none"
     attributes: bool
     text: bool
@@ -79,16 +81,30 @@ class MultipromptCore(SampledCore):
         """As the contract."""
         return noise_levels(self.settings.sampler_steps, self.settings.flow_shift).tolist()  # type: ignore[no-any-return]
 
+    @property
+    def conditions(self) -> list[str]:
+        """Those of the card; below strength 1 also a reference image, which any denoiser can vary."""
+        more = ["reference_image"] if self.settings.strength < 1 else []
+        return list(dict.fromkeys([*self.card.conditions, *more]))
+
     def refuse(self, prompt: Prompt) -> None:
-        """As the contract, and views that this denoiser cannot draw together: one of each projection at most."""
+        """As the contract, and views that this denoiser cannot draw together: one of each projection at most.
+
+        A reference image of a projection that is not asked for takes a core that was trained with such ones.
+        """
         super().refuse(prompt)
         slots = [_slot(view) for view in prompt.views]
+        references = {_slot(view) for view in given_files(prompt, "reference_image")}
         if len(set(slots)) < len(slots):
             raise InputError(f"prompt {prompt.prompt_id}: two views of one projection", found="|".join(prompt.views),
                              expected="at most one frontal and one lateral view")  # fmt: skip
-        if self.alignment is None and set(slots) & {_slot(view) for view in given_files(prompt, "reference_image")}:
+        if self.alignment is None and self.settings.strength == 1 and set(slots) & references:
+            expected = "one of another projection, or strength below 1"
             raise InputError(f"prompt {prompt.prompt_id}: core {self.card.name} has no shared space to vary "
-                             "a reference image in", expected="one of another projection")  # fmt: skip
+                             "a reference image in", expected=expected)  # fmt: skip
+        if "reference_image" not in self.card.conditions and references - set(slots):
+            raise InputError(f"prompt {prompt.prompt_id}: core {self.card.name} only varies a reference image, and a "
+                             "view of its projection is not asked for", found="|".join(prompt.views))  # fmt: skip
 
     def embed(self, content: Sequence[str] | np.ndarray, view: str | None = None) -> np.ndarray:
         """(n, e) unit vectors in the shared space of reports (texts) or of uint8 images (n, R, R) of ``view``."""
@@ -104,6 +120,45 @@ class MultipromptCore(SampledCore):
         """(n, C, S, S) what the denoiser works on, of uint8 images (n, R, R): their pixels, or latents of them."""
         pixels = as_float(images[:, None]).to(self.device)
         return pixels if self.autoencoder is None else self.autoencoder.encode(pixels)
+
+    @torch.no_grad()
+    def denoising_loss(
+        self, pixels: np.ndarray, conditions: Conditions, levels: Sequence[float], seed: int
+    ) -> np.ndarray:
+        """(n, levels) squared residual in units of the Wiener filter's deviation, of uint8 pixels (n, R, R).
+
+        Each view stands alone, without report or other views; all images get the same noise, which follows from
+        ``seed``.
+        """
+        found = np.full((len(pixels), len(levels)), np.nan)
+        slots = np.array([_slot(str(view)) for view in conditions.view])
+        for slot in np.unique(slots).tolist():
+            rows = np.flatnonzero(slots == slot)
+            maps = self._maps(pixels[rows])
+            asked = self._attributes_alone(conditions.take(rows), slot).to(self.device)
+            random = torch.Generator().manual_seed(seed)
+            for column, level in enumerate(levels):
+                t = torch.full((len(rows), 1), float(level), device=self.device)
+                noise = torch.randn(1, *maps.shape[1:], generator=random).to(self.device)
+                share = t[:, :, None, None]
+                guess = self.denoiser({slot: (1 - share) * maps + share * noise}, {slot: t}, asked)
+                error = (guess.clean[slot] - maps) / guess.deviation[slot][:, :, None, None]
+                found[rows, column] = error.square().mean((1, 2, 3)).cpu().numpy()
+        return found
+
+    def _attributes_alone(self, conditions: Conditions, slot: int) -> Asked:
+        """What one view is conditioned on where nothing but attributes is known."""
+        n = len(conditions)
+        pad = torch.zeros(n, JITTER)
+        values, known = (torch.from_numpy(part) for part in self.vocabulary.encode(conditions))
+        general = torch.from_numpy(general_entries(self.vocabulary))
+        shared = None if self.alignment is None else torch.zeros(n, self.alignment.width)
+        return Asked(
+            {s: torch.cat([values, pad], 1) for s in (slot, REPORT)},
+            {slot: torch.cat([known, pad], 1), REPORT: torch.cat([known, pad], 1) * general},
+            {slot: Layout.nothing(n, self.settings.grid)}, torch.zeros(n, 1),
+            shared, None if shared is None else torch.zeros(n, 1),
+        )  # fmt: skip
 
     @torch.no_grad()
     def _generate(self, prompts: list[Prompt], seeds: list[int]) -> list[Study]:
@@ -124,11 +179,12 @@ class MultipromptCore(SampledCore):
             "none" if self.codec is None else "given" if prompt.report else "write" if prompt.writes_report else "none"
         )
         attributes = prompt.asks_for() & {"findings", "sex", "age", "race", "source", "mask", "boxes"}
-        shown = report == "given" or bool(references)
+        shown, both = report == "given" or bool(references), references & wanted
         return Role(
-            tuple(sorted(wanted)), tuple(sorted(references - wanted)), report,
+            tuple(sorted(wanted)), tuple(sorted(references - wanted)),
+            tuple(sorted(both)) if self.settings.strength < 1 else (), report,
             bool(attributes) or (shown and self.recognition is not None),
-            report == "given" or bool(references & wanted),
+            report == "given" or bool(both and self.alignment is not None),
         )  # fmt: skip
 
     def _draw(self, prompts: list[Prompt], seeds: list[int], role: Role) -> list[Study]:
@@ -138,10 +194,11 @@ class MultipromptCore(SampledCore):
         how = self.card.image_encoding
         read = {k: read_given(p, resolution=size, findings=self.card.findings, encoding=how) for k, p in files.items()}
         givens = [read[(p.mask, p.reference_image, p.boxes, p.views)] for p in prompts]
-        given: dict[int, Tensor] = {}
-        for slot in role.given:
+        shown: dict[int, Tensor] = {}
+        for slot in (*role.given, *role.varied):
             images = np.stack([next(x for v, x in g.images.items() if _slot(v) == slot) for g in givens])
-            given[slot] = self._maps(images)
+            shown[slot] = self._maps(images)
+        given = {slot: shown[slot] for slot in role.given}
         report_known = torch.full((n, 1), float(role.report != "none"))
         latents: dict[str, Tensor] = {}
         if role.report == "given":
@@ -162,17 +219,28 @@ class MultipromptCore(SampledCore):
         streams = {s: [stream(seed, SLOTS[s]) for seed in seeds] for s in shapes}
         told = torch.full((n, 1), float(role.report == "given"), device=self.device)
 
-        def beside(shown: dict[int, Tensor]) -> Model:
+        def beside(shown: dict[int, Tensor], asked: Asked = asked) -> Model:
             return guided(self.denoiser, asked, shown, self.settings, attributes=role.attributes, text=role.text,
                           report_given=told)  # fmt: skip
 
-        found = sample(beside(given), self.settings, shapes, streams, self.device)
+        found: dict[int, Tensor] = {}
+        if role.varied:  # first and by themselves, for slots drawn together share one noise level
+            first, nothing = {s: shapes.pop(s) for s in role.varied}, dict(given)
+            if role.report == "write":
+                nothing[REPORT] = torch.zeros(n, *self.denoiser.report_shape, device=self.device)
+            model = beside(nothing, replace(asked, report_known=told) if role.report == "write" else asked)
+            found = sample(model, self.settings, first, streams, self.device, shown)
+        if shapes:
+            found |= sample(beside({**given, **found}), self.settings, shapes, streams, self.device)
         views = {s: found[s] if self.autoencoder is None else self.autoencoder.decode(found[s]) for s in role.wanted}
         pixels = {s: to_uint8(view[:, 0]) for s, view in views.items()}
         written: list[str | None] = [None] * n
         if role.report == "write":
-            model = beside({**given, **{s: found[s] for s in role.wanted}})
-            written = list(self._reports(found[REPORT], prompts, seeds, model))
+            with_views = beside({**given, **{s: found[s] for s in role.wanted}})
+            written = [
+                text if prompt.age is None else state_age(text, prompt.age) for text, prompt in
+                zip(self._reports(found[REPORT], prompts, seeds, with_views, beside({})), prompts, strict=True)
+            ]  # fmt: skip
         return [
             Study({view: pixels[_slot(view)][i] for view in p.views}, written[i],
                   {view: self._written(placed[i][_slot(view)], givens[i], view) for view in p.views
@@ -180,11 +248,14 @@ class MultipromptCore(SampledCore):
             for i, p in enumerate(prompts)
         ]  # fmt: skip
 
-    def _reports(self, latents: Tensor, prompts: list[Prompt], seeds: list[int], model: Model) -> list[str]:
+    def _reports(
+        self, latents: Tensor, prompts: list[Prompt], seeds: list[int], with_views: Model, alone: Model
+    ) -> list[str]:
         """Texts of report ``latents``; a text that does not read as its prompt asks is drawn again, the best is kept.
 
-        ``model`` denoises a report beside the views that were given and drawn. A row that reads right is never touched,
-        so that it does not depend on its neighbours.
+        First ``with_views``, beside what was given and drawn; then, where the prompt leaves no finding open that the
+        views would have to tell, ``alone``. A row that reads right is never touched, so that it does not depend on its
+        neighbours.
         """
         assert self.codec is not None
         texts = list(self.codec.decode(latents))
@@ -193,8 +264,13 @@ class MultipromptCore(SampledCore):
         findings = self.recognition.findings
         y = torch.from_numpy(Conditions.from_prompts(prompts, [self.card.views[0]] * len(prompts), findings).y)
         score, right = self._agreement(texts, y)
+        closed = torch.isfinite(y).all(1)
         shape: dict[int, tuple[int, ...]] = {REPORT: self.denoiser.report_shape}
-        for attempt in range(1, self.settings.report_tries):
+        tries = self.settings.report_tries
+        for attempt in range(1, 2 * tries - 1):
+            model = with_views if attempt < tries else alone
+            if attempt == tries:
+                right = right | ~closed
             if bool(right.all()):
                 break
             streams = {REPORT: [stream(seed, f"{SLOTS[REPORT]} {attempt}") for seed in seeds]}
@@ -208,7 +284,8 @@ class MultipromptCore(SampledCore):
         """Log likelihood (n,) of the asked findings ``y`` (n, F; NaN: open) given each text; whether all are read."""
         assert self.codec is not None
         assert self.recognition is not None
-        said = torch.cat([self.recognition(REPORT, self.codec.encode([text])) for text in texts]).cpu()[:, : y.shape[1]]
+        said = torch.stack([self.recognition.says(text, self.codec.encode([text])) for text in texts]).cpu()
+        said = said[:, : y.shape[1]]
         asked = torch.isfinite(y)
         wanted = torch.where(asked, y, 0.0)
         loss = binary_cross_entropy_with_logits(said, wanted, reduction="none") * asked
@@ -239,7 +316,8 @@ class MultipromptCore(SampledCore):
         Whatever else is given - a report, another view, a mask - may say where they are, and then nothing is drawn. As
         boxes are all there are, findings that the prompt leaves open get theirs as often as training studies have them.
         """
-        if self.placement is None or not self.settings.draw_boxes or role.given or role.text or given.masks:
+        elsewhere = role.given or role.varied or role.text or given.masks
+        if self.placement is None or not self.settings.draw_boxes or elsewhere:
             return {}
         if any(not boxes for boxes in given.boxes.values()):
             return {}  # asked for without any box
@@ -351,8 +429,9 @@ def load_multiprompt(folder: Path, card: Card, *, device: str = "cpu") -> Multip
     if facts.get("recognition"):
         about = facts["recognition"]
         recognition = Recognition(
-            facts["channels"], about["slots"], denoiser.report_shape, about["findings"], about["sources"], about["told"]
-        )
+            facts["channels"], about["slots"], denoiser.report_shape, about["findings"], about["sources"],
+            about["told"], about["spelled"],
+        )  # fmt: skip
         recognition.load_state_dict(part("recognition."))
     placement = Placement(**part("placement.")) if facts.get("placement") else None
     settings = MultipromptSettings(**facts["multiprompt"])

@@ -84,12 +84,11 @@ def fit_placement(studies: StudySet, vocabulary: Vocabulary, seed: int = 0) -> P
     """
     views, y = studies.views, studies.conditions.y
     marked = ((studies.boxes_known[views] > 0) & (views >= 0)).any(1)
-    first = np.where(views[:, 0] >= 0, views[:, 0], views[:, 1])
     rng = np.random.default_rng(seed)
     kept: list[np.ndarray] = []
     frequency = torch.zeros(len(vocabulary.findings))
     for column, name in enumerate(studies.conditions.findings):
-        label, place = y[first, column], vocabulary.findings.index(name)
+        label, place = y[studies.first, column], vocabulary.findings.index(name)
         frequency[place] = float((label == 1).sum() / max(1, np.isfinite(label).sum()))
         positive = np.flatnonzero(marked & (label == 1))
         found = [rows for study in positive.tolist() if len(rows := _boxes(studies, study, column))]

@@ -18,35 +18,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cxraug.cores.conditions import AGE_LIMIT, Conditions
+from cxraug.cores.conditions import AGE_CENTRE, AGE_LIMIT, AGE_SCALE, Conditions
 from cxraug.cores.core import Prompt
 from cxraug.cores.multiprompt.alignment import content, modalities
 from cxraug.cores.multiprompt.network import REPORT
 from cxraug.cores.multiprompt.studyset import StudySet
 from cxraug.cores.pixel_core import stream
-from cxraug.cores.steps import restore_checkpoint, save_checkpoint, schedule, step_seed
-from cxraug.progress import track
-from cxraug.studies.labels import NO_FINDING
+from cxraug.cores.reading import known_mean, strided
+from cxraug.cores.steps import train_small
+from cxraug.evaluation.report_labels import report_labels
+from cxraug.studies.labels import NO_FINDING, PRESENT
 
-BATCH, RATE, CHECKPOINT_EVERY = 64, 2e-3, 200
+BATCH, RATE = 64, 2e-3
+LEGIBLE, REPORTS = 0.95, 1000
+SURE = 8.0  # logit of a rule
 CHECKPOINT = "recognition.pt"
 WIDTHS = (16, 32, 64, 128)
-AGE_CENTRE, AGE_SCALE = 50.0, 25.0  # years
 
 
 class Recognition(nn.Module):
     """One reader per slot; each says the same things: logits of findings, of female, mean and log deviation of the age,
     logits of sources.
 
-    ``told`` names what studies knew at all (of "sex" and "age"); the rest stays open.
+    ``told`` names what studies knew at all (of "sex" and "age"); the rest stays open. ``spelled`` names the findings
+    that a rule reads off the training reports as their labels say (:func:`spelled_findings`).
     """
 
     def __init__(
         self, channels: int, slots: Sequence[int], report: tuple[int, int], findings: Sequence[str],
-        sources: Sequence[str], told: Sequence[str],
+        sources: Sequence[str], told: Sequence[str], spelled: Sequence[str] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self.findings, self.sources, self.told = tuple(findings), tuple(sources), tuple(told)
+        self.spelled = tuple(spelled)
         outputs, tokens = len(findings) + 3 + len(sources), report[0] * report[1]
         self.images = nn.ModuleDict({str(s): _ImageReader(channels, outputs) for s in slots if s != REPORT})
         self.text = nn.Sequential(
@@ -70,8 +74,8 @@ class Recognition(nn.Module):
         """Negative log likelihood per study, each part averaged over the studies where it is known."""
         f = len(self.findings)
         y, female, age, source = (targets[name] for name in ("y", "female", "age", "source"))
-        parts = [_known(functional.binary_cross_entropy_with_logits, said[:, i], y[:, i]) for i in range(f)]
-        parts.append(_known(functional.binary_cross_entropy_with_logits, said[:, f], female))
+        parts = [known_mean(functional.binary_cross_entropy_with_logits, said[:, i], y[:, i]) for i in range(f)]
+        parts.append(known_mean(functional.binary_cross_entropy_with_logits, said[:, f], female))
         told = torch.isfinite(age)
         if told.any():
             mean, log_deviation = said[told, f + 1], said[told, f + 2].clamp(-4, 2)
@@ -80,13 +84,31 @@ class Recognition(nn.Module):
             parts.append(functional.cross_entropy(said[source >= 0, f + 3 :], source[source >= 0]))
         return torch.stack(parts).sum()
 
+    @torch.no_grad()
+    def says(self, text: str, latent: Tensor) -> Tensor:
+        """What a report says, as :meth:`forward` (findings + 3 + sources); ``latent`` (1, tokens, d) is of ``text``.
+
+        A rule that reads a finding right where the truth is known overrules the network, which knows reports in one
+        piece, not drawn ones that contradict themselves.
+        """
+        said: Tensor = self(REPORT, latent)[0]
+        found = report_labels(text, self.spelled)
+        for name in self.spelled:
+            said[self.findings.index(name)] = SURE if found.get(name) == PRESENT else -SURE
+        return said
+
+    @torch.no_grad()
     def complete(self, prompt: Prompt, shown: dict[int, Tensor], seed: int) -> Prompt:
         """``prompt`` with what it leaves open drawn given what it shows, slot -> content (1, ...).
 
         Several readings are averaged. Every attribute has a random stream of its own, so what a prompt asks for changes
         nothing else.
         """
-        said = torch.stack([self(slot, x)[0].double() for slot, x in sorted(shown.items())]).mean(0).cpu()
+        readings = [
+            self.says(prompt.report, x) if slot == REPORT and prompt.report else self(slot, x)[0]
+            for slot, x in sorted(shown.items())
+        ]
+        said = torch.stack(readings).double().mean(0).cpu()
         f, labels = len(self.findings), dict(prompt.labels)
 
         def chance(name: str) -> float:
@@ -109,6 +131,21 @@ class Recognition(nn.Module):
         return replace(prompt, labels=labels, sex=sex, age=age, source=source)
 
 
+def spelled_findings(studies: StudySet, findings: Sequence[str]) -> list[str]:
+    """Those of ``findings`` that :func:`report_labels` reads off the reports as the labels say, present and absent each
+    in at least :data:`LEGIBLE` of up to :data:`REPORTS` studies."""
+    rows = np.flatnonzero([bool(r) for r in studies.reports])
+    rows = rows[np.linspace(0, len(rows) - 1, min(REPORTS, len(rows))).astype(int)] if len(rows) else rows
+    read = [report_labels(str(studies.reports[row]), findings) for row in rows]
+    kept = []
+    for name in findings:
+        y = studies.conditions.y[studies.first[rows], studies.conditions.findings.index(name)]
+        right = (np.array([r.get(name) == PRESENT for r in read]) == (y == 1)).astype(float)
+        if all((y == value).any() and right[y == value].mean() >= LEGIBLE for value in (0, 1)):
+            kept.append(name)
+    return kept
+
+
 def train_recognition(studies: StudySet, folder: Path, *, steps: int, key: str, seed: int = 0) -> Recognition | None:
     """Train the readers on whatever ``studies`` know, resumable; None where nothing is to be read or ``steps`` is 0.
 
@@ -123,30 +160,22 @@ def train_recognition(studies: StudySet, folder: Path, *, steps: int, key: str, 
     sources = sorted({str(s) for s in conditions.source if s})
     shape = (0, 0) if studies.latents is None else (studies.latents.shape[1], studies.latents.shape[2])
     targets = _targets(conditions, findings, sources)
-    views = studies.views
-    first = np.where(views[:, 0] >= 0, views[:, 0], views[:, 1])
     rows = {s: studies.with_slots([s]) if s != REPORT else np.flatnonzero([bool(r) for r in studies.reports])
             for s in slots}  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Recognition(studies.maps.shape[1], slots, shape, findings, sources, conditions.known())
-        optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
-        path = Path(folder) / CHECKPOINT
-        done = restore_checkpoint(path, key, model=model, optimizer=optimizer)
-        model.train()
-        for step in track(range(done, steps), "recognition", total=steps, done=done):
-            torch.manual_seed(step_seed(seed, step))
+        spelled = spelled_findings(studies, findings) if REPORT in slots else []
+        model = Recognition(studies.maps.shape[1], slots, shape, findings, sources, conditions.known(), spelled)
+
+        def loss(step: int) -> Tensor:
             slot = slots[step % len(slots)]
             picked = rows[slot][torch.randint(len(rows[slot]), (BATCH,)).numpy()]
-            images = torch.from_numpy(first[picked] if slot == REPORT else views[picked, slot])
+            images = torch.from_numpy(studies.first[picked] if slot == REPORT else studies.views[picked, slot])
             said = model(slot, content(studies, slot, picked, augment=True))
-            optimizer.zero_grad()
-            model.loss(said, {name: part[images] for name, part in targets.items()}).backward()
-            for group in optimizer.param_groups:
-                group["lr"] = RATE * schedule(step, steps, 50)
-            optimizer.step()
-            if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
-                save_checkpoint(path, key, step + 1, model=model, optimizer=optimizer)
+            return model.loss(said, {name: part[images] for name, part in targets.items()})
+
+        path = Path(folder) / CHECKPOINT
+        train_small(model, loss, path, steps=steps, rate=RATE, key=key, seed=seed, what="recognition")
     return model.eval()
 
 
@@ -155,18 +184,14 @@ class _ImageReader(nn.Module):
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
-        layers = [_block(channels, WIDTHS[0], 5, 2)]
+        layers = [strided(channels, WIDTHS[0], 5, 2)]
         for a, b in pairwise(WIDTHS):
-            layers += [_block(a, b, 3, 2), _block(b, b, 3, 1)]
+            layers += [strided(a, b, 3, 2), strided(b, b, 3, 1)]
         self.body, self.head = nn.Sequential(*layers), nn.Linear(2 * WIDTHS[-1], outputs)
 
     def forward(self, maps: Tensor) -> Tensor:
         x = self.body(maps)
         return self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))  # type: ignore[no-any-return]
-
-
-def _block(a: int, b: int, kernel: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(a, b, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(b), nn.ReLU())
 
 
 def _targets(conditions: Conditions, findings: Sequence[str], sources: Sequence[str]) -> dict[str, Tensor]:
@@ -179,8 +204,3 @@ def _targets(conditions: Conditions, findings: Sequence[str], sources: Sequence[
         "age": torch.from_numpy((conditions.age - AGE_CENTRE) / AGE_SCALE).float(),
         "source": torch.tensor([place.get(str(s), -1) for s in conditions.source]),
     }
-
-
-def _known(loss, said: Tensor, told: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-    known = torch.isfinite(told)
-    return loss(said[known], told[known]) if bool(known.any()) else said.sum() * 0

@@ -97,12 +97,19 @@ def noise_levels(steps: int, shift: float = 1.0) -> Tensor:
 @torch.no_grad()
 def sample(
     model: Model, settings: MultipromptSettings, shapes: dict[int, tuple[int, ...]],
-    streams: dict[int, list[torch.Generator]], device: str = "cpu",
+    streams: dict[int, list[torch.Generator]], device: str = "cpu", start: Slots | None = None,
 ) -> Slots:  # fmt: skip
-    """Draw the slots in ``shapes`` (each without its batch) together; noise of a row and slot comes from its stream."""
+    """Draw the slots in ``shapes`` (each without its batch) together; noise of a row and slot comes from its stream.
+
+    ``start`` : clean slots to draw variations of. They are noised to the level ``settings.strength``, and the levels
+    below it are gone through (Meng et al. 2022); without it sampling starts from noise alone.
+    """
+    levels = noise_levels(settings.sampler_steps, settings.flow_shift)
+    if start is not None:
+        levels = torch.cat([torch.tensor([settings.strength]), levels[levels < settings.strength - 1e-6]])
     scheduler = solver(settings)
-    scheduler.set_timesteps(settings.sampler_steps, device=device)
-    scheduler.sigmas = torch.cat([noise_levels(settings.sampler_steps, settings.flow_shift), torch.zeros(1)])
+    scheduler.set_timesteps(len(levels), device=device)
+    scheduler.sigmas = torch.cat([levels, torch.zeros(1)])
     scheduler.set_begin_index(0)
     sizes = [int(torch.tensor(shape).prod()) for shape in shapes.values()]
 
@@ -117,6 +124,8 @@ def sample(
         return {s: p.reshape(len(x), *shape) for (s, shape), p in zip(shapes.items(), pieces, strict=True)}
 
     x = noise()
+    if start is not None:
+        x = (1 - settings.strength) * torch.cat([start[s].flatten(1) for s in shapes], 1) + settings.strength * x
     stochastic = settings.solver.startswith("sde")
     for step, sigma in zip(scheduler.timesteps, scheduler.sigmas[:-1], strict=True):
         clean = model(split(x), float(sigma))

@@ -10,7 +10,7 @@ Stage = Literal["autoencoder", "report", "alignment", "denoiser"]
 STAGES: tuple[Stage, ...] = ("autoencoder", "report", "alignment", "denoiser")
 SAMPLER = {
     "sampler_steps", "guidance", "text_guidance", "guidance_from", "guidance_until", "flow_shift", "solver",
-    "draw_boxes", "report_guidance", "report_tries",
+    "draw_boxes", "report_guidance", "report_tries", "strength",
 }  # fmt: skip
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -58,7 +58,10 @@ class MultipromptSettings(BaseModel):
         report: ``report_guidance``) and ``text_guidance`` by reports and references (1 is none), at noise levels from
         ``guidance_from`` to ``guidance_until``; ``flow_shift`` above 1 spends more steps at high noise.
         ``draw_boxes`` draws the boxes of findings that are asked for without one, if the core was trained with boxes. A
-        report that does not read as it was asked for is drawn again, ``report_tries`` times in all.
+        report that does not read as it was asked for is drawn again, ``report_tries`` times in all beside the views
+        and, where no finding is left open, as often without them. ``strength`` is the noise level from which a
+        reference image of a view that is also asked for is drawn again (Meng et al. 2022, SDEdit; coarse shape outlives
+        nearly all noise, so 0.9 is still close to it); at 1 such a reference enters through the shared space only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -113,6 +116,7 @@ class MultipromptSettings(BaseModel):
     flow_shift: float = Field(1.0, gt=0)
     draw_boxes: bool = True
     report_tries: int = Field(4, ge=1)
+    strength: float = Field(1.0, gt=0, le=1)
     sample_batch: int = Field(16, ge=1)
 
     @model_validator(mode="before")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cxraug.cores.conditions import Vocabulary
 from cxraug.cores.core import LATERAL
-from cxraug.cores.multiprompt.adapters import add_adapters, need_peft
+from cxraug.cores.multiprompt.adapters import add_adapters
 from cxraug.cores.multiprompt.alignment import Alignment, embed_studies, train_alignment
 from cxraug.cores.multiprompt.autoencoder import ViewAutoencoder, cached_latents, train_autoencoder
 from cxraug.cores.multiprompt.core import MultipromptCore, load_multiprompt
@@ -28,6 +28,7 @@ from cxraug.cores.multiprompt.settings_autoencoder import AutoencoderSettings
 from cxraug.cores.multiprompt.settings_codec import ReportCodecSettings
 from cxraug.cores.multiprompt.studyset import StudySet
 from cxraug.cores.multiprompt.training import start, train_denoiser, training_key
+from cxraug.cores.peft import need_peft
 from cxraug.cores.pixel_core import CARD, LICENCE, all_seen, save_core, vocabulary_of
 from cxraug.cores.registry import read_card
 from cxraug.cores.steps import threads_of
@@ -162,7 +163,8 @@ def save_multiprompt(
     if recognition is not None:
         tensors |= {f"recognition.{k}": v for k, v in recognition.state_dict().items()}
         described["recognition"] = {"slots": recognition.slots, "findings": recognition.findings,
-                                    "sources": recognition.sources, "told": recognition.told}  # fmt: skip
+                                    "sources": recognition.sources, "told": recognition.told,
+                                    "spelled": recognition.spelled}  # fmt: skip
     if codec is not None:
         tensors |= {f"codec.{k}": v for k, v in codec.state_dict().items()}
         described["codec"] = {"settings": codec.settings.model_dump(mode="json"), "tokenizer": codec.tokenizer.json}

@@ -16,6 +16,7 @@ from cxraug.cores.given import Fit, read_mask
 from cxraug.cores.multiprompt.denoiser import JITTER, Asked
 from cxraug.cores.multiprompt.network import REPORT
 from cxraug.cores.multiprompt.spatial import PARTS, Layout
+from cxraug.studies.images import image_size
 
 if TYPE_CHECKING:
     from cxraug.studies.manifest import Manifest
@@ -53,11 +54,15 @@ class StudySet:
     def __len__(self) -> int:
         return len(self.views)
 
+    @property
+    def first(self) -> np.ndarray:
+        """(studies,) image that stands for the study: the frontal view, or the lateral one where there is no other."""
+        return np.where(self.views[:, 0] >= 0, self.views[:, 0], self.views[:, 1])
+
     def encode(self, vocabulary: Vocabulary) -> StudySet:
         """The same with conditions encoded once."""
         values, known = vocabulary.encode(self.conditions)
         pad = np.zeros((len(values), JITTER), np.float32)
-        first = np.where(self.views[:, 0] >= 0, self.views[:, 0], self.views[:, 1])
         boxes = self.boxes.copy()  # of a core that is fine-tuned the vocabulary begins with its own findings
         places = np.array([*(vocabulary.findings.index(name) for name in self.conditions.findings), -1], np.float32)
         boxes[..., 0] = places[self.boxes[..., 0].astype(int)]
@@ -67,7 +72,7 @@ class StudySet:
                 "boxes": torch.from_numpy(boxes),
                 "values": torch.from_numpy(np.concatenate([values, pad], 1)),
                 "known": torch.from_numpy(np.concatenate([known, pad], 1)),
-                "first": torch.from_numpy(first),
+                "first": torch.from_numpy(self.first),
                 "general": torch.from_numpy(general_entries(vocabulary)),
                 "groups": torch.from_numpy(vocabulary.groups()),
             },
@@ -178,13 +183,10 @@ def _boxes(column: list[object], names: list[str], manifest: Manifest, fit: Fit)
 
 def _sizes(manifest: Manifest) -> Callable[[int], tuple[int, int]]:
     """(height, width) of a row's stored image."""
-    from PIL import Image
-
     paths = manifest.paths()
 
     def of(row: int) -> tuple[int, int]:
-        with Image.open(paths[row]) as image:
-            return image.height, image.width
+        return image_size(paths[row])
 
     return of
 

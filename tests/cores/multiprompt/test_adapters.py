@@ -13,13 +13,13 @@ from toystudies import SIZE, toy_settings, toy_studies, train_toy
 
 from cxraug.cores.conditions import Conditions, Vocabulary
 from cxraug.cores.core import Prompt
-from cxraug.cores.multiprompt import adapters as module
-from cxraug.cores.multiprompt.adapters import add_adapters, need_peft
+from cxraug.cores.multiprompt.adapters import add_adapters
 from cxraug.cores.multiprompt.denoiser import Asked, MultipromptDenoiser
 from cxraug.cores.multiprompt.growth import grow
 from cxraug.cores.multiprompt.network import FRONTAL, REPORT
 from cxraug.cores.multiprompt.spatial import Layout
 from cxraug.cores.multiprompt.studyset import StudySet
+from cxraug.cores.peft import need_peft
 from cxraug.cores.pixel_core import load_weights
 from cxraug.cores.recipe import MultipromptKind
 from cxraug.cores.registry import open_core, read_card
@@ -126,7 +126,7 @@ def test_a_new_finding_is_learnt_and_the_rest_is_kept(base: Path, tmp_path: Path
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"peft.*cxraug\[lora\]"):
         need_peft()
     with pytest.raises(ValueError, match="init"):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cxraug.cores.core import GenerativeCore, Prompt
+from cxraug.errors import InputError
 
 N = 16
 
@@ -193,3 +194,42 @@ def test_five_conditions_at_once(learned: GenerativeCore, tmp_path: Path) -> Non
     assert np.mean(lower(images["PA"]) > 20) >= 0.9
     assert pa[10:14, 2:6].mean() - pa[10:14, 9:].mean() > 25
     assert pa[:6, :8].mean() - pa[:6, 8:].mean() > 10
+
+
+def test_strength_says_how_much_of_a_reference_is_drawn_again(learned: GenerativeCore, tmp_path: Path) -> None:
+    shown = toy_frontal(True, 40)
+    given, apart = png(tmp_path / "f.png", shown), {}
+    try:
+        for strength in (0.2, 0.8, 1.0):
+            learned.configure(strength=strength)
+            assert learned.sampler["strength"] == strength
+            images, _ = draw(learned, reference_image=given)
+            apart[strength] = np.abs(images["PA"] - shown).mean()
+            assert strength == 1 or np.mean(lower(images["PA"]) > 25) >= 0.9, "what it shows is kept"
+        learned.configure(strength=0.2)
+        images, reports = draw(learned, reference_image=given, views=("PA", "Lateral"), wants_report=True)
+        assert np.mean(lower(images["PA"]) > 25) == 1
+        assert np.mean(lower(images["Lateral"]) > 25) >= 0.8, "the other view is drawn beside the variation"
+        assert np.mean(["There is a pleural effusion" in r for r in reports]) >= 0.8
+    finally:
+        learned.configure(strength=1.0)
+    assert apart[0.2] < apart[0.8] < apart[1.0]
+    assert apart[0.2] < 10 < apart[1.0]
+
+
+def test_below_strength_1_any_core_varies_an_image(toy_folder: Path, tmp_path: Path) -> None:
+    from cxraug.cores.multiprompt.core import load_multiprompt
+    from cxraug.cores.registry import read_card
+
+    core = load_multiprompt(toy_folder, read_card(toy_folder))
+    core.alignment = None
+    core.card = core.card.model_copy(update={"conditions": ["views", "findings"]})
+    given = png(tmp_path / "f.png", toy_frontal(False))
+    with pytest.raises(InputError, match="does not know the condition 'reference_image'"):
+        draw(core, reference_image=given)
+    core.configure(strength=0.3)
+    images, _ = draw(core, reference_image=given)
+    near = np.abs(images["PA"] - toy_frontal(False)).mean()
+    assert near < 25
+    with pytest.raises(InputError, match="only varies a reference image"):
+        draw(core, reference_image=given, views=("Lateral",))

@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cores.interrupted import dying_after
 from PIL import Image
 from toystudies import FINDINGS, toy_settings, toy_studies, train_toy
 
+from cxraug.cores import steps as module
 from cxraug.cores.conditions import Vocabulary
 from cxraug.cores.core import GenerativeCore, Prompt
-from cxraug.cores.given import read_given
-from cxraug.cores.multiprompt import recognition as module
+from cxraug.cores.given import Given, read_given
 from cxraug.cores.multiprompt.alignment import content
 from cxraug.cores.multiprompt.core import MultipromptCore
 from cxraug.cores.multiprompt.network import FRONTAL, LATERAL_SLOT, REPORT
-from cxraug.cores.multiprompt.recognition import Recognition, train_recognition
+from cxraug.cores.multiprompt.recognition import SURE, Recognition, spelled_findings, train_recognition
+from cxraug.cores.multiprompt.sampling import Model
 from cxraug.cores.multiprompt.studyset import StudySet
 from cxraug.cores.registry import open_core
 
@@ -104,17 +106,8 @@ def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, monkeypatch: p
     studies = with_ages(60, 1)
     monkeypatch.setattr(module, "CHECKPOINT_EVERY", 2)
     whole = train_recognition(studies, tmp_path / "a", steps=6, key="k")
-    saved = module.save_checkpoint
-
-    def dying(path: Path, key: str, step: int, **parts: object) -> None:
-        saved(path, key, step, **parts)
-        if step == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "save_checkpoint", dying)
-    with pytest.raises(KeyboardInterrupt):
+    with dying_after(4):
         train_recognition(studies, tmp_path / "b", steps=6, key="k")
-    monkeypatch.setattr(module, "save_checkpoint", saved)
     again = train_recognition(studies, tmp_path / "b", steps=6, key="k")
     assert whole is not None
     assert again is not None
@@ -185,3 +178,49 @@ def test_reports_that_read_wrong_are_drawn_again(learned: GenerativeCore) -> Non
     assert alone.report == tried[5]
     said = ["There is a pleural effusion" in text for text in tried]
     assert np.mean([a == p.labels["Effusion"] for a, p in zip(said, prompts, strict=True)]) > 0.85
+
+
+def test_a_report_is_drawn_without_its_views_only_where_nothing_is_open(learned: GenerativeCore) -> None:
+    """Beside the views it never comes out right here; without them at once."""
+    assert isinstance(learned, MultipromptCore)
+    assert learned.codec is not None
+    sentences = ("No pleural effusion. Examined was a man.", "There is a pleural effusion. Examined was a man.")
+    latents = {learned.codec.decode(x)[0]: x for x in (learned.codec.encode([text]) for text in sentences)}
+    wrong, right = latents
+    assert [text.startswith("There is") for text in latents] == [False, True]
+    draws: list[str] = []
+
+    def towards(text: str, name: str) -> Model:
+        def model(noisy: dict[int, torch.Tensor], t: float) -> dict[int, torch.Tensor]:
+            draws.append(name)
+            return {REPORT: latents[text].expand_as(noisy[REPORT])}
+
+        return model
+
+    prompts = [Prompt("open", {"Effusion": 1}), Prompt("closed", {"Effusion": 1, "Nodule": 0})]
+    drawn = latents[wrong].expand(2, -1, -1)
+    said = learned._reports(drawn, prompts, [1, 2], towards(wrong, "beside"), towards(right, "alone"))
+    assert said == [wrong, right]
+    assert draws[0] == "beside"
+    assert draws[-1] == "alone"
+    assert learned._reports(drawn[:1], prompts[:1], [1], towards(wrong, "beside"), towards(right, "alone")) == [wrong]
+
+
+def test_findings_that_a_rule_reads_right_are_read_by_rule(learned: GenerativeCore) -> None:
+    """Reports of the toy speak of effusions and never of nodules."""
+    assert isinstance(learned, MultipromptCore)
+    assert learned.codec is not None
+    assert learned.recognition is not None
+    assert learned.recognition.spelled == ("Effusion",)
+    studies = toy_studies(100)
+    assert spelled_findings(replace(studies, reports=np.array([""] * 100, object)), FINDINGS) == []
+    swapped = [str(r).replace("No ", "There is a ") for r in studies.reports]
+    assert spelled_findings(replace(studies, reports=np.array(swapped, object)), FINDINGS) == []
+    text = "Examined was a man. Pleural effusion on the left. Old fractures."  # in words the network never saw
+    latent = learned.codec.encode([text])
+    assert learned.recognition.says(text, latent)[EFFUSION] == SURE
+    assert learned.recognition.says("Examined was a man.", latent)[EFFUSION] == -SURE
+    assert (
+        learned._completed(Prompt("p", report=text), Given({}, {}, {}, {}), 1, {text: latent[0]}).labels["Effusion"]
+        == 1
+    )

@@ -34,8 +34,7 @@ def write(folder: Path, **changes: object) -> Path:
     core = {
         "kind": "multiprompt", "channels": [8, 32], "grid": 8, "band": 8, "components": 4, "depth": 1, "steps": 2,
         "batch_size": 4, "alignment_steps": 2, "recognition_steps": 2, "shared_width": 8, "threads": 1,
-        "sampler_steps": 1, "sheet_every": 1,
-        "checkpoint_every": 1, "precision": "float32",
+        "sampler_steps": 1, "sheet_every": 1, "checkpoint_every": 1, "precision": "float32",
         "report": {"tokens": 2, "channels": 4, "vocabulary": 300, "max_tokens": 400, "width": 16, "heads": 2,
                    "encoder_layers": 1, "decoder_layers": 1, "steps": 2, "batch_size": 4},
         **changes,
