@@ -140,7 +140,7 @@ def added_images(run: Run, job: ArmJob, n_real: int) -> tuple[Any, list[str] | N
 
     frame, pixels = accepted("core")
     if frame.empty:
-        raise InputError("the gate accepted no image, so nothing can be added", file=sets / "core" / "gate.json")
+        raise _none_accepted(sets / "core")
     wanted = len(frame) if job.ratio is None else min(len(frame), round(job.ratio * n_real))
     # a control fills the cells of what the core's arm really adds, not of what was asked
     frame, pixels = frame.iloc[:wanted], pixels[:wanted]
@@ -159,11 +159,21 @@ def added_images(run: Run, job: ArmJob, n_real: int) -> tuple[Any, list[str] | N
     if name != "core":
         other, other_pixels = accepted(name)
         if other.empty:
-            raise InputError("the gate accepted no image, so nothing can be added", file=sets / name / "gate.json")
+            raise _none_accepted(sets / name)
         of_other = plan.loc[other["prompt_id"]].assign(view=other["view"].to_numpy())
         rows = _same_images(asked, cells, of_other, list(run.cells(of_other)))
         asked, pixels = of_other.iloc[rows], other_pixels[rows]
     return Images(np.ascontiguousarray(pixels), run.plan_y(asked)), cells
+
+
+def _none_accepted(folder: Path) -> InputError:
+    """An arm has nothing to add: which checks of the gate rejected how many images in the last draw."""
+    last = read_json(folder / "gate.json")["draws"][-1]
+    checks = ", ".join(f"{name} {count}" for name, count in sorted(last["checks"].items()))
+    return InputError(
+        f"the gate rejected all {last['images']} images ({checks}), so nothing can be added; see gate.html beside it",
+        file=folder / "gate.json",
+    )
 
 
 def _same_images(asked: pd.DataFrame, cells: list[str], other: pd.DataFrame, other_cells: list[str]) -> np.ndarray:
