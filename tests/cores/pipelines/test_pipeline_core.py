@@ -202,7 +202,9 @@ def test_a_run_with_gate_and_report(tiny: dict[str, Path], tmp_path: Path, kind:
 
 
 def test_a_core_that_makes_no_x_rays_is_told_so(tiny: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"the gate rejected all 16 images \(.*realism 16\b.*\), so nothing can be added"):
+    with pytest.raises(
+        InputError, match=r"the gate rejected all 16 images \(.*realism 16\b.*\), so nothing can be added"
+    ):
         run_recipe(recipe_for(f"diffusers:{tiny['sd1']}", tmp_path), tmp_path / "out")
 
 
