@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from cxraug.errors import InputError
 
 
 def machine() -> dict[str, Any]:
@@ -19,6 +22,17 @@ def machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def check_device(name: str, known: Sequence[str] = ("cpu", "cuda")) -> str:
+    """``name`` of a device if it is ``known`` and this machine has it; :class:`InputError` otherwise."""
+    import torch
+
+    if name not in known:
+        raise InputError("--device is not known", found=name, expected="one of " + ", ".join(known))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device is cuda, and torch sees no CUDA device", expected="cpu")
+    return name
 
 
 def _processor() -> str:

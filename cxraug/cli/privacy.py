@@ -56,10 +56,13 @@ def register(app: typer.Typer) -> None:
         """Attack a synthetic set: re-identification, membership, closest records; real pairs first."""
         from cxraug.cli.fidelity import read_synthetic
         from cxraug.cores.registry import open_core
+        from cxraug.errors import InputError
+        from cxraug.machine import check_device
         from cxraug.pages.privacy import write_privacy_page
         from cxraug.privacy.attacks import AttackSettings, attack_set
         from cxraug.studies.manifest import read_manifest
 
+        check_device(device)
         settings = AttackSettings(
             size=size, folds=folds, steps=steps, pairs=pairs, impostors=impostors, extractor=extractor, loss=loss,
             copies=copies, same_labels=same_labels, seed=seed, device=device,
@@ -71,8 +74,13 @@ def register(app: typer.Typer) -> None:
         say_label_columns(data.label_columns)
         made, rejected = read_synthetic(synthetic, with_rejected)
         opened = None if core is None else open_core(core, device=device)
+        card = _card_of(synthetic)
+        if opened is not None and card is not None and opened.card.sha256 != card.sha256:
+            raise InputError("--core is not the core that made the set", file=synthetic,
+                             found=f"{opened.card.name} {opened.card.sha256[:12]}",
+                             expected=f"{card.name} {card.sha256[:12]}")  # fmt: skip
         found = attack_set(
-            data, made, out, settings, links=table, core=opened, card=_card_of(synthetic), networks=networks,
+            data, made, out, settings, links=table, core=opened, card=card, networks=networks,
             fresh=fresh,
         )  # fmt: skip
         page = write_privacy_page(out)
