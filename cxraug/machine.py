@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cxraug.errors import InputError
+
+Device = Literal["auto", "cpu", "cuda"]  # auto: CUDA where there is one
 
 
 def machine() -> dict[str, Any]:
@@ -24,15 +25,17 @@ def machine() -> dict[str, Any]:
     return found
 
 
-def check_device(name: str, known: Sequence[str] = ("cpu", "cuda")) -> str:
-    """``name`` of a device if it is ``known`` and this machine has it; :class:`InputError` otherwise."""
+def check_device(name: str, *, auto: bool = False) -> Device:
+    """``name`` of a device if this machine has it (``auto``: or ``auto``); :class:`InputError` otherwise."""
     import torch
 
-    if name not in known:
+    known: tuple[Device, ...] = ("auto", "cpu", "cuda") if auto else ("cpu", "cuda")
+    device = next((one for one in known if one == name), None)
+    if device is None:
         raise InputError("--device is not known", found=name, expected="one of " + ", ".join(known))
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device is cuda, and torch sees no CUDA device", expected="cpu")
-    return name
+    return device
 
 
 def _processor() -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cxraug.cli.answer import print_json
-from cxraug.cli.selection import AUTO, LABEL_COLUMNS_HELP, names, parse_age_bins, parse_label_columns, say_label_columns
+from cxraug.cli.selection import LABEL_COLUMNS_HELP, names, parse_age_bins, parse_label_columns, say_label_columns
 
 if TYPE_CHECKING:
     from cxraug.gate.settings import GateSettings
@@ -85,7 +85,7 @@ def register(app: typer.Typer) -> None:
         from cxraug.synthesis.generate import GATE, refuse_other_core, set_settings
 
         set_settings(set_folder)
-        check_device(device, (AUTO, "cpu", "cuda"))
+        where = check_device(device, auto=True)
         try:
             files = {"weights": weights, "xrv_findings": xrv_findings, "xrv_sex": xrv_sex, "xrv_age": xrv_age,
                      "xrv_race": xrv_race}  # fmt: skip
@@ -101,7 +101,7 @@ def register(app: typer.Typer) -> None:
             raise InputError(f"--{option}: {message}" if key else message) from None
         opened = None
         if core is not None:
-            opened = open_core(core, device="cpu" if device == AUTO else device)
+            opened = open_core(core, device="cpu" if where == "auto" else where)
             refuse_other_core(set_folder, opened)  # before networks are trained for nothing
         folder = out or set_folder / "gate"
         encoding = Encoding(size=size)
@@ -119,7 +119,7 @@ def register(app: typer.Typer) -> None:
         summary = gate_set(
             set_folder, manifest.take(train), cache.take(train), encoding, settings, findings=judged,
             folder=folder, core=opened, seed=seed,
-            age_bins=AGE_BINS if age_bins is None else parse_age_bins(age_bins), device=device,
+            age_bins=AGE_BINS if age_bins is None else parse_age_bins(age_bins), device=where,
         )  # fmt: skip
         if as_json:
             print_json(summary)

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
@@ -22,12 +21,12 @@ from cxraug.errors import InputError
 from cxraug.gate.attributes import AGE
 from cxraug.gate.check import Images
 from cxraug.gate.settings import GateSettings
+from cxraug.machine import Device
 from cxraug.seeds import derive_seed
 from cxraug.storage import digest, read_json, write_json
 from cxraug.studies.seen import Seen
 
 KIND = "gate"
-Device = Literal["auto", "cpu", "cuda"]
 FARTHEST = 16.0  # of a logit: probabilities in single precision say nothing beyond it
 Scorer = Callable[[np.ndarray], np.ndarray]  # uint8 (n, S, S) -> scores (n, O), larger where an output is likelier
 

@@ -18,7 +18,6 @@ from cxraug.evaluation.uncertainty import interval
 from cxraug.gate.acceptance import Verdicts, acceptance, gate_notes, rejected_studies
 from cxraug.gate.agreement import Agreement
 from cxraug.gate.check import Check, Images
-from cxraug.gate.crossfit import Device
 from cxraug.gate.demographics import Demographics
 from cxraug.gate.duplicates import Duplicates
 from cxraug.gate.fairness import rejection_by_level
@@ -26,6 +25,7 @@ from cxraug.gate.reader import Reader
 from cxraug.gate.realism import Realism
 from cxraug.gate.reports import Reports
 from cxraug.gate.settings import GateSettings
+from cxraug.machine import Device
 from cxraug.pages.gate import PAGE, write_gate_page
 from cxraug.storage import digest, plain, read_json, write_json
 from cxraug.studies.cache import PixelCache

@@ -10,9 +10,10 @@ import numpy as np
 
 from cxraug.gate.attributes import AGE, YEARS, attribute_targets
 from cxraug.gate.check import Images
-from cxraug.gate.crossfit import Device, FoldModels, fit_folds, load_folds
+from cxraug.gate.crossfit import FoldModels, fit_folds, load_folds
 from cxraug.gate.settings import GateSettings
 from cxraug.gate.xrv import open_xrv
+from cxraug.machine import Device
 
 TOLD = 4  # every so many rows tell a network sex, age and race: they are easy, and would crowd out the findings
 
