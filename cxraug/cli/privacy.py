@@ -127,11 +127,15 @@ def _show(found: dict[str, Any]) -> None:
     console = Console()
     table = Table(box=None, pad_edge=False)
     for name in ("attack", "target", "measure", "value [95 %]", "patients", ""):
-        table.add_column(name, justify="right" if name in ("value [95 %]", "patients") else "left", overflow="fold")
-    for row in found["rows"]:
+        right = name in ("value [95 %]", "patients")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "attack")
+    told = [row for row in found["rows"] if row["value"] is not None]
+    for row in told:
         cells = [row["attack"], row["target"], row["measure"], _value(row), str(row["n_patients"]), row["flag"]]
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
+    if blank := len(found["rows"]) - len(told):
+        console.print(Text(f"{blank} numbers that these patients are too few for stand in attacks.csv, each with why"))
     for line in found["sentences"]:
         console.print(Text(line))
     for line in found["notes"]:

@@ -42,7 +42,7 @@ COLUMNS = (
 LINKS = ("prompt_id", "image", "patient_id")
 FALSE_ALARMS = 0.05  # chance that any of the tests of an audit raises an alarm about a sound core
 LOSS_ROWS = 1000  # images on either side whose denoising loss is taken
-VERSION = 2  # raised whenever the numbers change for the same settings
+VERSION = 3  # raised whenever the numbers change for the same settings
 NOT_PROMISED = (
     "No differential privacy: none of these numbers bounds what another attacker could find.",
     "Only images are attacked here, not reports, and only by the attackers named below.",

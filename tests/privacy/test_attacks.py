@@ -260,6 +260,10 @@ def test_the_command_writes_everything_and_says_what_is_wrong(sets, links, tmp_p
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"attacks.csv", "privacy.json", PAGE}
     shown = CliRunner().invoke(app, [*command, *options])
     assert "From a synthetic image to the patient it stands in for" in " ".join(shown.output.split())
+    blank = sum(row["value"] is None for row in found["rows"])
+    assert f"{blank} numbers that these patients are too few for" in " ".join(shown.output.split())
+    assert blank
+    assert "suppressed" not in shown.output
     (tmp_path / "bad.csv").write_text("prompt_id,image\nq000,images/0.png\n")
     start = ["privacy", made, "--real", real, "--out", str(tmp_path / "other")]
     assert run([*start, "--links", str(tmp_path / "bad.csv")]) == 2
