@@ -25,17 +25,17 @@ def machine() -> dict[str, Any]:
     return found
 
 
-def check_device(name: str, *, auto: bool = False) -> Device:
-    """``name`` of a device if this machine has it (``auto``: or ``auto``); :class:`InputError` otherwise."""
+def check_device(device: str, *, name: str = "--device", auto: bool = False) -> Device:
+    """``device`` if this machine has it (``auto``: or ``auto``); :class:`InputError` otherwise."""
     import torch
 
     known: tuple[Device, ...] = ("auto", "cpu", "cuda") if auto else ("cpu", "cuda")
-    device = next((one for one in known if one == name), None)
-    if device is None:
-        raise InputError("--device is not known", found=name, expected="one of " + ", ".join(known))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device is cuda, and torch sees no CUDA device", expected="cpu")
-    return device
+    found = next((one for one in known if one == device), None)
+    if found is None:
+        raise InputError(f"{name} is not known", found=device, expected="one of " + ", ".join(known))
+    if found == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"{name} is cuda, and torch sees no CUDA device", expected=" or ".join(known[:-1]))
+    return found
 
 
 def _processor() -> str:

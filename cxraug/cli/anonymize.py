@@ -77,6 +77,7 @@ def anonymize(
         False, "--same-labels", help="A patient number under other labels is another patient (for the attacks only)."
     ),
     fresh: bool = typer.Option(False, "--fresh", help="Start over, and replace a finished swap in OUT."),
+    device: str = typer.Option("cpu", "--device", help="Where the core computes: cpu or cuda."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Swap every real study for a synthetic one with the same attributes and a new report; resumes."""
@@ -85,11 +86,13 @@ def anonymize(
     from cxraug.cores.registry import open_core
     from cxraug.errors import first_problem
     from cxraug.gate.settings import GateSettings
+    from cxraug.machine import check_device
     from cxraug.privacy.attacks import AttackSettings
     from cxraug.privacy.swap import swap
     from cxraug.privacy.swap_settings import SwapSettings, parse_strength
     from cxraug.studies.manifest import read_manifest
 
+    check_device(device)
     try:
         settings = SwapSettings(
             k=k, strength=parse_strength(strength), candidates=candidates, splits=tuple(names(splits) or ()),  # type: ignore[arg-type]
@@ -109,7 +112,7 @@ def anonymize(
     _refuse_early(
         data, test, tuple(names(groups) or ()) if report else (), model if report or not only_copies else None
     )
-    opened = open_core(core, overrides={"steps": sampler_steps, "guidance": guidance})
+    opened = open_core(core, device=device, overrides={"steps": sampler_steps, "guidance": guidance})
     attack = AttackSettings(steps=attack_steps, same_labels=same_labels)
     reporter = (
         _reporter(opened, test, tuple(names(groups) or ()), model, train_steps, seeds, attack) if report else None

@@ -84,8 +84,8 @@ def register(app: typer.Typer) -> None:
         from cxraug.studies.manifest import read_manifest
         from cxraug.synthesis.generate import GATE, refuse_other_core, set_settings
 
-        set_settings(set_folder)
         where = check_device(device, auto=True)
+        set_settings(set_folder)
         try:
             files = {"weights": weights, "xrv_findings": xrv_findings, "xrv_sex": xrv_sex, "xrv_age": xrv_age,
                      "xrv_race": xrv_race}  # fmt: skip
