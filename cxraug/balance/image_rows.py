@@ -57,8 +57,9 @@ def image_rows(X: Any) -> ImageRows:
     if issparse(X):
         raise SamplingError("sparse images are not supported", expected="a dense array")
     array = X.to_numpy() if hasattr(X, "to_numpy") else np.asarray(X)
-    if not array.size:
-        raise SamplingError("X has no rows or no pixels", found=f"shape {array.shape}")
+    if not array.size:  # in the words of scikit-learn
+        what = "0 sample(s)" if not len(array) else f"0 feature(s) (shape={array.shape})"
+        raise SamplingError(f"found array with {what} while a minimum of 1 is required.")
     if array.dtype.kind in "US" or (array.dtype == object and isinstance(array.flat[0], (str, os.PathLike))):
         strange = [entry for entry in array.flat if not isinstance(entry, (str, os.PathLike))]
         if strange:
@@ -71,6 +72,8 @@ def image_rows(X: Any) -> ImageRows:
             array = array.astype(float)
         except (TypeError, ValueError):
             raise SamplingError("X holds neither numbers nor paths", found=type(array.flat[0]).__name__) from None
+    if array.dtype.kind == "c":
+        raise SamplingError("Complex data not supported", expected="real numbers")
     if array.dtype.kind not in "uif" or array.ndim not in (2, 3):
         expected = "paths (n,), or real numbers of shape (n, H, W) or (n, H*W)"
         raise SamplingError("bad X", found=f"{array.dtype} {array.shape}", expected=expected)
