@@ -92,21 +92,18 @@ def draw_images(
     for prompt in prompts:
         core.refuse(prompt)  # all of them, before time is spent on the first
     size = side or core.card.resolution
-    encoding = None if size == core.card.resolution else Encoding(size=size, fit="stretch")
     images, digests = np.empty((len(prompts), size, size), np.uint8), []
     step = BATCHES * core.batch_size  # a multiple, so that bytes do not depend on it
     for start in range(0, len(prompts), step):
         part = prompts[start : start + step]
-        for at, (prompt, study) in enumerate(
-            zip(part, core.generate(part, seeds[start : start + step]), strict=True), start
-        ):
+        studies = core.generate(part, seeds[start : start + step])
+        for at, (prompt, study) in enumerate(zip(part, studies, strict=True), start):
             pixels = study.images.get(prompt.views[0])
-            if pixels is None or pixels.dtype != np.uint8 or pixels.shape != (core.card.resolution,) * 2:
-                raise WorkError(
-                    f"core {core.card.name} returned no uint8 image of its resolution for {prompt.prompt_id}"
-                )
+            if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 2:
+                raise WorkError(f"core {core.card.name} returned no uint8 image for prompt {prompt.prompt_id}")
             digests.append(pixel_sha256(pixels))
-            images[at] = pixels if encoding is None else encode(pixels, encoding)
+            same = pixels.shape == (size, size)
+            images[at] = pixels if same else encode(pixels, Encoding(size=size, fit="stretch"))
     return images, digests, prompts
 
 
