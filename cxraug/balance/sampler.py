@@ -234,6 +234,8 @@ class SyntheticOverSampler(BaseOverSampler):
         self, rows: ImageRows, target: Target, frame: pd.DataFrame, donors: np.ndarray, wanted: np.ndarray, seed: int
     ) -> tuple[np.ndarray, pd.DataFrame]:
         """The new rows of X, and what was asked for beside their labels; sets ``provenance_``."""
+        for name in ("core_", "set_folder_"):  # of an earlier call
+            self.__dict__.pop(name, None)
         if not len(donors):
             self.provenance_ = pd.DataFrame(columns=list(drawing.PROVENANCE))
             return np.zeros(0), pd.DataFrame(columns=["sex", "age", "race", "source", "view"])
@@ -249,7 +251,7 @@ class SyntheticOverSampler(BaseOverSampler):
             out = os.fspath(self.out)
             self.set_folder_, files, digests, prompts = drawing.write_images(core, plan, out)
             kind = str if isinstance(rows.array.flat[0], str) else type(rows.array.flat[0])
-            new = np.array([kind(file) for file in files], dtype=object if kind is not str else None)
+            new = np.array([kind(file) for file in files], dtype=None if kind is str else object)
         else:
             side = None if self.core == GAUSSIAN else rows.side()
             images, digests, prompts = drawing.draw_images(core, plan, side)

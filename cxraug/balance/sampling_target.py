@@ -84,7 +84,7 @@ def _read_matrix(array: np.ndarray, columns: Any, findings: Any) -> Target:
     if len(strange):
         row, column = divmod(int(strange[0]), array.shape[1])
         raise SamplingError(
-            f"row {row} of y, column {column}: no 0 or 1", found=number[strange[0]],
+            f"row {row} of y, column {column}: no 0 or 1", found=float(number[strange[0]]),
             expected="an indicator matrix; decide unknown and uncertain labels first",
         )  # fmt: skip
     if isinstance(findings, Mapping):

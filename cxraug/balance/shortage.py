@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -39,6 +40,9 @@ def missing_positives(
     shown = {finding: n for finding, n in have.items() if n}
     if not shown:
         raise SamplingError("the target has one class only: no row shows any finding", expected="at least one 1")
+    if isinstance(strategy, (str, Real)) and len(shown) < len(have):
+        never = ", ".join(str(finding) for finding in have if finding not in shown)
+        warnings.warn(f"no row shows {never}: there are no labels to repeat, and none are drawn", stacklevel=2)
     most = max(shown.values())
     if isinstance(strategy, str):
         wanted = _named_targets(strategy, shown, most)

@@ -164,7 +164,9 @@ class TestArrays:
 
     def test_nothing_missing_draws_nothing(self) -> None:
         X, _ = faces()
-        sampler = SyntheticOverSampler(core="no such core")
+        sampler = SyntheticOverSampler()
+        sampler.fit_resample(X, [0] * 20 + [1] * 40)
+        sampler.set_params(core="no such core")
         X_new, y_new = sampler.fit_resample(X, [0, 1] * 30)
         assert np.array_equal(X_new, X)
         assert X_new is not X
