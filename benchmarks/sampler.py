@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/sampler.py --out benchmarks/SAMPLER.md
 
-Each cohort is new patients: training images in which Cardiomegaly is rare, and as many test images with and without it.
+Each cohort is new patients: training images in which a finding is rare, and as many test images with and without it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,14 @@ from cxraug.studies.images import Encoding, encode
 from cxraug.studies.phantom.cohort import PhantomSettings, render_study, sample_cohort
 from cxraug.studies.seen import Seen
 
-FINDING, RARE, SIDE, RENDERED = "Cardiomegaly", 0.08, 32, 128  # RENDERED: the size phantom-nano knows phantoms in
+FINDINGS, RARE = ("Cardiomegaly", "Pneumothorax"), 0.08  # a large one and a fine one
+SIDE, RENDERED = 32, 128  # RENDERED: the size phantom-nano knows phantoms in
 TRAIN, TEST, RATIO = 160, 160, 0.5
 NANO = "phantom-nano"
+REFERENCE = "RandomOverSampler"
+ARMS = (
+    "real images alone", REFERENCE, "SMOTE", "gaussian", "gaussian, both classes", NANO, f"{NANO}, both classes",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -53,9 +58,13 @@ def main() -> None:
     core = open_core(NANO)
     with tempfile.TemporaryDirectory() as temporary:
         work = asked.work or Path(temporary)
-        scores = [
-            kept(work / f"cohort-{seed}.json", lambda seed=seed: compare(core, seed)) for seed in range(asked.cohorts)
-        ]
+        scores = {
+            finding: [
+                kept(work / f"{finding}-{seed}.json", lambda f=finding, s=seed: compare(core, f, s))
+                for seed in range(asked.cohorts)
+            ]
+            for finding in FINDINGS
+        }
         costs = kept(work / f"costs-{asked.rounds}.json", lambda: costs_of(core, asked.rounds))
     text = page(scores, costs, asked.cohorts, asked.rounds)
     with atomic(asked.out) as temporary_page:
@@ -70,15 +79,17 @@ def kept(file: Path, make: Callable[[], Any]) -> Any:
     return read_json(file)
 
 
-def phantoms(n: int, seed: int, prevalence: float, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, side * side) uint8 and whether each shows :data:`FINDING` (n,)."""
-    settings = PhantomSettings(n=n, seed=seed, size=RENDERED, prevalence={FINDING: prevalence}, studies_per_patient=1.0)
+def phantoms(
+    n: int, seed: int, prevalence: float, *, finding: str = FINDINGS[0], side: int = SIDE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, side * side) uint8 and whether each shows ``finding`` (n,)."""
+    settings = PhantomSettings(n=n, seed=seed, size=RENDERED, prevalence={finding: prevalence}, studies_per_patient=1.0)
     cohort = sample_cohort(settings)
     encoding = Encoding(size=side)
     images = [
         encode(render_study(study, settings).images["PA"], encoding).ravel() for study in cohort.to_dict("records")
     ]
-    shown = cohort["labels"].str.split("|").map(lambda names: FINDING in names)
+    shown = cohort["labels"].str.split("|").map(lambda names: finding in names)
     return np.stack(images), shown.to_numpy(int)
 
 
@@ -89,22 +100,22 @@ def both_classes(y: np.ndarray) -> dict[int, int]:
     return {0: int(without + half), 1: int(having + half)}
 
 
-def compare(core: GenerativeCore, seed: int) -> dict[str, float]:
+def compare(core: GenerativeCore, finding: str, seed: int) -> dict[str, float]:
     """Test AUROC of a logistic regression after each sampler, on the cohort of ``seed``."""
-    X, y = phantoms(TRAIN, 2 * seed + 1, RARE)
-    X_test, y_test = phantoms(TEST, 2 * seed + 2, 0.5)
-    told = {"findings": [FINDING], "random_state": seed}
-    samplers: dict[str, Any] = {
-        "real images alone": "passthrough",
-        "RandomOverSampler": RandomOverSampler(sampling_strategy=RATIO, random_state=seed),
-        "SMOTE": SMOTE(sampling_strategy=RATIO, random_state=seed),
-        "gaussian": SyntheticOverSampler(sampling_strategy=RATIO, **told),
-        "gaussian, both classes": SyntheticOverSampler(sampling_strategy=both_classes, **told),
-        NANO: SyntheticOverSampler(core=core, sampling_strategy=RATIO, **told),
-        f"{NANO}, both classes": SyntheticOverSampler(core=core, sampling_strategy=both_classes, **told),
-    }
+    X, y = phantoms(TRAIN, 2 * seed + 1, RARE, finding=finding)
+    X_test, y_test = phantoms(TEST, 2 * seed + 2, 0.5, finding=finding)
+    told = {"findings": [finding], "random_state": seed}
+    samplers: list[Any] = [
+        "passthrough",
+        RandomOverSampler(sampling_strategy=RATIO, random_state=seed),
+        SMOTE(sampling_strategy=RATIO, random_state=seed),
+        SyntheticOverSampler(sampling_strategy=RATIO, **told),
+        SyntheticOverSampler(sampling_strategy=both_classes, **told),
+        SyntheticOverSampler(core=core, sampling_strategy=RATIO, **told),
+        SyntheticOverSampler(core=core, sampling_strategy=both_classes, **told),
+    ]
     scores = {}
-    for name, sampler in samplers.items():
+    for name, sampler in zip(ARMS, samplers, strict=True):
         classifier = make_pipeline(sampler, StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
         scores[name] = float(roc_auc_score(y_test, classifier.fit(X, y).decision_function(X_test)))
     return {**scores, "positives": float(y.sum())}
@@ -115,10 +126,12 @@ def costs_of(core: GenerativeCore, rounds: int) -> list[dict[str, Any]]:
     X, y = phantoms(400, 1000, RARE, side=64)
     more = int((y == 0).sum() - y.sum())
     rows = [
-        cost("gaussian, 64 px, fitted on 400", SyntheticOverSampler(random_state=0, findings=[FINDING]), X, y, rounds)
+        cost(
+            "gaussian, 64 px, fitted on 400", SyntheticOverSampler(random_state=0, findings=[FINDINGS[0]]), X, y, rounds
+        )
     ]
     some = {0: int((y == 0).sum()), 1: int(y.sum()) + 32}
-    asked = SyntheticOverSampler(core=core, random_state=0, findings=[FINDING], sampling_strategy=some)
+    asked = SyntheticOverSampler(core=core, random_state=0, findings=[FINDINGS[0]], sampling_strategy=some)
     rows.append(cost(f"{NANO}, 128 px drawn, 64 px returned", asked, X, y, rounds))
     peer = min(timed(lambda: RandomOverSampler(random_state=0).fit_resample(X, y)) for _ in range(rounds))
     return [*rows, {"what": "RandomOverSampler", "images": more, "sampler": peer, "core": None}]
@@ -136,7 +149,7 @@ def cost(what: str, sampler: SyntheticOverSampler, X: np.ndarray, y: np.ndarray,
             core.generate(prompts, seeds)
             return
         with tempfile.TemporaryDirectory() as folder:
-            conditions = Conditions.of([FINDING], y[:, None])
+            conditions = Conditions.of([FINDINGS[0]], y[:, None])
             square = X.reshape(len(X), 64, 64)
             fitted = fit_gaussian(square, conditions, Path(folder), seen=Seen.of([], []), training_data={})
             fitted.generate(prompts, seeds)
@@ -160,9 +173,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def page(scores: list[dict[str, float]], costs: list[dict[str, Any]], cohorts: int, rounds: int) -> str:
-    """The page of both tables."""
-    reference = "RandomOverSampler"
+def page(scores: dict[str, list[dict[str, float]]], costs: list[dict[str, Any]], cohorts: int, rounds: int) -> str:
+    """The page of all tables."""
     lines = [
         "# The sampler", "",
         f"    OMP_NUM_THREADS=1 python benchmarks/sampler.py --cohorts {cohorts} --rounds {rounds}", "",
@@ -174,23 +186,31 @@ def page(scores: list[dict[str, float]], costs: list[dict[str, Any]], cohorts: i
     for row in costs:
         alone = ("", "") if row["core"] is None else (f"{row['core']:.2f}", f"{row['sampler'] / row['core']:.2f}")
         lines.append(f"| {row['what']} | {row['images']} | {row['sampler']:.3g} | {alone[0]} | {alone[1]} |")
-    positives = np.mean([score["positives"] for score in scores])
     lines += [
         "", "## What a classifier gains", "",
-        f"{cohorts} phantom cohorts of new patients, {TRAIN} training images each, of which {positives:.0f} on average "
-        f"show {FINDING}, and {TEST} test images, half of them with it; {SIDE} px, standardised, logistic regression "
-        f"(C = 0.01, not tuned). Over-sampled to {RATIO} positives per negative; \"both classes\": as many synthetic "
-        "images, half of either class. Test AUROC, mean over cohorts with its 95 % t interval, and the paired "
-        f"difference from {reference}. `{NANO}` has learned from other phantoms: outside data, which the other arms do "
-        "not have.", "",
-        f"| sampler | AUROC | minus {reference} |", "| --- | --- | --- |",
+        f"{cohorts} phantom cohorts of new patients per finding, {TRAIN} training images each, and {TEST} test images, "
+        f"half of them with the finding; {SIDE} px, standardised, logistic regression (C = 0.01, not tuned). "
+        f"Over-sampled to {RATIO} positives per negative; \"both classes\": as many synthetic images, half of either "
+        "class. Test AUROC, mean over cohorts with its 95 % t interval, and the paired difference from "
+        f"{REFERENCE}, with an interval of its own that is not corrected for the others. `{NANO}` has learned from "
+        "other phantoms: outside data, which the other arms do not have.",
     ]  # fmt: skip
-    for name in [name for name in scores[0] if name != "positives"]:
-        value = mean_interval([score[name] for score in scores])
-        difference = mean_interval([score[name] - score[reference] for score in scores])
-        against = "" if name == reference else f"{difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]"
-        lines.append(f"| {name} | {value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}] | {against} |")
+    for finding, found in scores.items():
+        lines += ["", *gain_table(finding, found)]
     return "\n".join(lines) + "\n"
+
+
+def gain_table(finding: str, scores: list[dict[str, float]]) -> list[str]:
+    """AUROC of every arm, and its difference from :data:`REFERENCE`."""
+    positives = np.mean([score["positives"] for score in scores])
+    title = f"{finding}, in {positives:.0f} of {TRAIN} training images on average"
+    lines = [f"| {title} | AUROC | minus {REFERENCE} |", "| --- | --- | --- |"]
+    for name in ARMS:
+        value = mean_interval([score[name] for score in scores])
+        difference = mean_interval([score[name] - score[REFERENCE] for score in scores])
+        against = "" if name == REFERENCE else f"{difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]"
+        lines.append(f"| {name} | {value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}] | {against} |")
+    return lines
 
 
 if __name__ == "__main__":
