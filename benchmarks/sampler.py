@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "SAMPLER.md")
     parser.add_argument("--cohorts", type=int, default=8)
+    parser.add_argument("--findings", default=",".join(FINDINGS))
     parser.add_argument("--rounds", type=int, default=3, help="the fastest of so many counts")
     parser.add_argument(
         "--work", type=Path, help="keep each cohort's scores here, and go on where an earlier call stopped"
@@ -63,7 +64,7 @@ def main() -> None:
                 kept(work / f"{finding}-{seed}.json", lambda f=finding, s=seed: compare(core, f, s))
                 for seed in range(asked.cohorts)
             ]
-            for finding in FINDINGS
+            for finding in asked.findings.split(",")
         }
         costs = kept(work / f"costs-{asked.rounds}.json", lambda: costs_of(core, asked.rounds))
     text = page(scores, costs, asked.cohorts, asked.rounds)
@@ -175,9 +176,9 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def page(scores: dict[str, list[dict[str, float]]], costs: list[dict[str, Any]], cohorts: int, rounds: int) -> str:
     """The page of all tables."""
+    named = f"--findings {','.join(scores)} --cohorts {cohorts} --rounds {rounds}"
     lines = [
-        "# The sampler", "",
-        f"    OMP_NUM_THREADS=1 python benchmarks/sampler.py --cohorts {cohorts} --rounds {rounds}", "",
+        "# The sampler", "", f"    OMP_NUM_THREADS=1 python benchmarks/sampler.py {named}", "",
         "## What it costs", "",
         f"Seconds of processor time, the fastest of {rounds} in turn, {torch.get_num_threads()} thread(s). The core "
         "alone has the same prompts and seeds (`gaussian`: and is fitted on the same images).", "",
@@ -193,7 +194,8 @@ def page(scores: dict[str, list[dict[str, float]]], costs: list[dict[str, Any]],
         f"Over-sampled to {RATIO} positives per negative; \"both classes\": as many synthetic images, half of either "
         "class. Test AUROC, mean over cohorts with its 95 % t interval, and the paired difference from "
         f"{REFERENCE}, with an interval of its own that is not corrected for the others. `{NANO}` has learned from "
-        "other phantoms: outside data, which the other arms do not have.",
+        "other phantoms: outside data, which the other arms do not have. An interval of few cohorts is wide "
+        "and may leave what an AUROC can be.",
     ]  # fmt: skip
     for finding, found in scores.items():
         lines += ["", *gain_table(finding, found)]
