@@ -119,15 +119,15 @@ def read_coco(path: str | Path) -> list[BoxedImage]:
     ]
 
 
-def checked_box(value: object, where: str, path: Path) -> list[float]:
+def checked_box(value: Any, where: str, path: Path) -> list[float]:
     """Four finite numbers, the last two positive; whole ones as int."""
     good = isinstance(value, list) and len(value) == 4
-    good = good and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)  # type: ignore[union-attr]
-    good = good and all(abs(v) < 1e6 and not math.isnan(v) for v in value)  # type: ignore[union-attr]
-    if not good or value[2] <= 0 or value[3] <= 0:  # type: ignore[index]
+    good = good and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+    good = good and all(abs(v) < 1e6 and not math.isnan(v) for v in value)
+    if not good or value[2] <= 0 or value[3] <= 0:
         raise InputError(f"{where}: not a box", file=path, found=str(value)[:120],
                          expected="x, y, width, height in pixels, width and height above 0")  # fmt: skip
-    return [int(v) if float(v).is_integer() else float(v) for v in value]  # type: ignore[union-attr]
+    return [int(v) if float(v).is_integer() else float(v) for v in value]
 
 
 def _by_id(entries: list[dict[str, Any]] | None, what: str, path: Path) -> dict[Any, dict[str, Any]]:

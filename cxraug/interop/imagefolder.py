@@ -44,7 +44,9 @@ def write_image_folder(manifest: Manifest, out: Path, settings: ExportSettings) 
     for row, (path, split) in enumerate(track(list(zip(paths, frame["split"], strict=True)), "exporting images")):
         images.append(place(path, out / _name(row, split, "images"), copy=settings.copy_images))
     made = exported_frame(
-        manifest, [str(path.relative_to(out)) for path in images], [m and str(m.relative_to(out)) for m in masks]
+        manifest,
+        [str(path.relative_to(out)) for path in images],
+        [None if m is None else str(m.relative_to(out)) for m in masks],
     )
     whole = pd.concat([made, finding_columns(manifest)], axis=1)
     for split, folder in FOLDERS.items():

@@ -123,7 +123,7 @@ def _files(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def _name(image: str) -> str:
-    """A mask's path for an image's: that of a PNG as it is, of others with ``.png`` behind it, so that none is shared."""
+    """A mask's path for an image's: the same of a PNG, of others with ``.png`` behind it, so that none is shared."""
     return image if PurePosixPath(image).suffix.lower() == ".png" else f"{image}.png"
 
 

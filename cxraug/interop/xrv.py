@@ -102,7 +102,7 @@ class XRVDataset(datasets.Dataset):
     def _pathology_masks(self, idx: int, shape: tuple[int, ...]) -> dict[int, np.ndarray]:
         """Index in ``pathologies`` as it is now (torchxrayvision may have reordered it) -> mask."""
         text = self.manifest.frame["boxes"].iloc[idx] if "boxes" in self.manifest.frame else None
-        masks: dict[int, np.ndarray] = {}
+        masks: dict[int, Any] = {}
         for box in json.loads(text) if isinstance(text, str) else []:
             name = self._name_of.get(box["label"], box["label"])
             if name in self.pathologies:
@@ -125,7 +125,7 @@ class XRVDataset(datasets.Dataset):
 
 def grey_values(pixels: np.ndarray) -> np.ndarray:
     """2-D uint8 or uint16 pixels as float32 (1, H, W) from -1024 to 1024; a constant 16-bit image is -1024."""
-    values = pixels.astype(np.float32)
+    values: Any = pixels.astype(np.float32)
     if pixels.dtype == np.uint16:
         low = values.min()
         values = (values - low) / max(float(values.max() - low), 1.0)
