@@ -16,7 +16,6 @@ from cxraug.interop.counts import finding_counts, one_row_per_study, present_by_
 from cxraug.interop.croissant import croissant
 from cxraug.interop.licences import OTHER, hub_licence
 from cxraug.interop.setfacts import SetFacts, accepted_rows
-from cxraug.pages import markdown
 from cxraug.pages.markdown import table
 from cxraug.privacy.attacks import NOT_PROMISED as OF_ATTACKS
 from cxraug.privacy.swap_report import NOT_PROMISED as OF_SWAPS
@@ -34,6 +33,9 @@ NOT_PROMISED = (
     "That a classifier gets better with these images is not promised: cxraug run measures it on your own data.",
     "The core may have memorised what it was trained on. Checks and attacks look for that in these images, and find "
     "what they are able to find.",
+)
+_ESCAPED = str.maketrans(
+    {**{mark: f"\\{mark}" for mark in "\\`*_[]#|~$"}, "&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 )
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -115,12 +117,11 @@ def limits(facts: SetFacts) -> list[str]:
 
 
 def plain(text: object) -> str:
-    """``text`` on one line, in which Markdown, HTML, links and what reorders a line stay text."""
-    line = markdown.plain_text(one_line(text))
-    for mark, kept in (("_", "\\_"), ("~", "\\~"), ("$", "\\$"), ("[", "\\["), ("]", "\\]"), ("\\\\[", "\\["),
-                       ("\\\\]", "\\]"), ("://", ":&#47;/"), ("www.", "www&#46;"), ("@", "&#64;")):  # fmt: skip
-        line = line.replace(mark, kept)
-    return line
+    """``text`` on one line, in which Markdown, HTML, formulas and addresses stay text."""
+    line = one_line(text).translate(_ESCAPED)
+    line = line.replace("://", ":&#47;/").replace("www.", "www&#46;")
+    line = re.sub(r"^(\d+)([.)])", r"\1\\\2", line)  # at its start a list, a heading or a rule
+    return re.sub(r"^([-+=:])", r"\\\1", line)
 
 
 def bullets(lines: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ BOXES = (
     None,
 )  # fmt: skip
 SIZE = (30, 40)
+REPORT = "Heart normal, “clear” lungs.\nNo\tmore."
 
 
 def write_study(folder: Path, n: int = 12) -> Path:
@@ -40,10 +41,12 @@ def write_study(folder: Path, n: int = 12) -> Path:
         if mask:
             Image.fromarray(rng.integers(0, 8, SIZE, dtype=np.uint8)).save(folder / mask)
         rows.append(
-            {"image": name, "patient_id": f"{i // 2:04d}", "study_id": f"s{i}", "sex": ("F", "M", None)[i // 2 % 3],
-             "age": 30.5 + i if i % 4 else None, "view": ("PA", "AP", "Lateral")[i % 3], "labels": LABELS[i % 6],
-             "boxes": BOXES[i % 6], "mask": mask, "source": "north",
-             "report": "Heart normal, “clear” lungs.\nNo\tmore." if i % 2 else None, "split": ("train", "train", "val", "test")[i // 2 % 4], "site": f"site {i % 2}"}
+            {
+                "image": name, "patient_id": f"{i // 2:04d}", "study_id": f"s{i}", "sex": ("F", "M", None)[i // 2 % 3],
+                "age": 30.5 + i if i % 4 else None, "view": ("PA", "AP", "Lateral")[i % 3], "labels": LABELS[i % 6],
+                "boxes": BOXES[i % 6], "mask": mask, "source": "north", "report": REPORT if i % 2 else None,
+                "split": ("train", "train", "val", "test")[i // 2 % 4], "site": f"site {i % 2}",
+            }
         )  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False)
     return folder / "manifest.csv"
