@@ -260,8 +260,8 @@ HOSTILE = (
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[click](javascript:alert(1))",
     "![x](http://evil.test/x)",
     "`code` **bold** _em_ ~~s~~ $x$", "<http://evil.test>", "http://evil.test/a www.evil.test me@evil.test",
-    "[a]: http://e",
-    "&lt;b&gt;", "x\\[y](http://evil.test)", "--- license: mit", "\u202egnp.exe", "# heading", "1) list", "a\\", "![][x]",
+    "[a]: http://e", "&lt;b&gt;", "x\\[y](http://evil.test)", "--- license: mit", "\u202egnp.exe", "# heading",
+    "1) list", "a\\", "![][x]",
 )  # fmt: skip
 
 
