@@ -85,7 +85,8 @@ def row_classes(
         row = int(np.flatnonzero(several)[0])
         raise InputError(
             f"{int(several.sum())} rows have several findings, and a class folder takes an image once",
-            file=manifest.file, row=row + 2, column="labels", found=str(manifest.frame["labels"].iloc[row]),
+            file=manifest.file, column="labels",
+            found=f"{manifest.frame['labels'].iloc[row]} of {manifest.frame['image'].iloc[row]}",
             expected="--finding NAME for present against absent, --leave-out-several, or another format",
         )  # fmt: skip
     healthy = (y == 0).all(axis=1) & bool(names)

@@ -53,7 +53,11 @@ def export(manifest: Manifest, out: str | Path, settings: ExportSettings, *, fre
     work = digest([manifest.digest(), str(manifest.root), settings.model_dump(mode="json"), states])
     _claim(out, work, fresh)
     with disk_full_is_work_error(out):
-        frame, counts = WRITERS[settings.to](manifest, out, settings)
+        try:
+            frame, counts = WRITERS[settings.to](manifest, out, settings)
+        except InputError:
+            _leave(out)
+            raise
         if frame is not None:
             Manifest(frame, out, None, manifest.findings, manifest.annotated).save(out / MANIFEST)
         images = len(manifest) if frame is None else len(frame)
@@ -61,6 +65,13 @@ def export(manifest: Manifest, out: str | Path, settings: ExportSettings, *, fre
                  "settings": settings.model_dump(mode="json")}  # fmt: skip
         write_json(out / STATE, {"work": work, "finished": True, **facts})
     return dict(plain({"folder": str(out), **facts}))
+
+
+def _leave(out: Path) -> None:
+    """Take back the claim where nothing was written yet: the next try may have other settings."""
+    if [path.name for path in out.iterdir()] == [STATE]:
+        (out / STATE).unlink()
+        out.rmdir()
 
 
 def _claim(out: Path, work: str, fresh: bool) -> None:

@@ -37,7 +37,8 @@ def write_image_folder(manifest: Manifest, out: Path, settings: ExportSettings) 
     ``file_name`` (``mask_file_name``), the columns of the manifest, ``y_<finding>`` (1, 0, null) and, where there are
     boxes, ``objects`` in the hub's form (``bbox`` x, y, w, h in pixels; ``category``).
     """
-    refuse_columns(manifest, (FILE, MASK, OBJECTS, "file_names", "label"), "a Hugging Face image folder")
+    files = [str(name) for name in manifest.frame if str(name).endswith(("file_name", "file_names"))]
+    refuse_columns(manifest, (OBJECTS, *files), "a Hugging Face image folder")
     frame = manifest.frame
     paths = manifest.paths()
     images, masks = [], _masks(manifest, out, settings)

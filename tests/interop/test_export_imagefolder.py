@@ -119,7 +119,7 @@ def test_a_folder_without_metadata_is_refused(tmp_path):
         read_image_folder(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["file_name", "objects", "y_Mass"])
+@pytest.mark.parametrize("name", ["file_name", "scan_file_names", "objects", "y_Mass"])
 def test_columns_that_mean_something_else_there_are_refused_by_name(tmp_path, name):
     real = read_study(tmp_path / "clinic", 4)
     named = type(real)(real.frame.assign(**{name: "x"}), real.root, real.file, real.findings, real.annotated)

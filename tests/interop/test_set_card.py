@@ -256,6 +256,16 @@ def test_a_swapped_set_says_k_and_attacks_and_nothing_of_its_originals(tmp_path,
         assert not (tmp_path / "out/README.md").exists()
 
 
+def test_the_licence_comes_from_the_core_that_is_named_if_it_is_the_one(ungated):
+    card = ToyCore().card
+    (ungated / "core_card.json").unlink()
+    assert read_set_facts(ungated).core["licence"] is None
+    assert read_set_facts(ungated, core=card).core["licence"] == "none"
+    with pytest.raises(InputError, match="not the one that made this set"):
+        read_set_facts(ungated, core=card.model_copy(update={"sha256": "b" * 64}))
+    assert "| Licence of the core | not recorded |" in card_text(read_set_facts(ungated), title="x")
+
+
 HOSTILE = (
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[click](javascript:alert(1))",
     "![x](http://evil.test/x)",
