@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cxraug import __version__
+from cxraug.interop.counts import one_row_per_study, present_by_level
 from cxraug.interop.licences import hub_licence
 from cxraug.interop.setfacts import SetFacts
 from cxraug.synthesis.assembly import MANIFEST, PROVENANCE
@@ -77,11 +78,13 @@ def croissant(
         "creator": {"@type": "sc:Organization", "name": f"cxraug {__version__}"},
         "distribution": _files(facts),
         "recordSet": [_rows(facts), _images()],
-        "rai:dataCollection": "Drawn by a generative core from prompts; nothing was collected from a person for it.",
+        "rai:dataCollection": "Drawn from prompts by a generative core, whose licence is "
+        f"{core['licence'] or 'not recorded'} and whose weights have the SHA-256 {core['sha256']}; nothing was collected "
+        "from a person for it.",
+        "rai:dataPreprocessingProtocol": [_gate(facts)],
+        "rai:dataBiases": _counts(facts),
         "rai:dataLimitations": list(limits),
-        "rai:personalSensitiveInformation": [
-            "Sex, age, race and findings are those asked of the core. They are attributes of nobody."
-        ],
+        "rai:personalSensitiveInformation": _privacy(facts),
     }
     told = address or licence
     return {**described, "license": told} if told else described
@@ -99,6 +102,41 @@ def _files(facts: SetFacts) -> list[dict[str, Any]]:
         {"@type": "cr:FileSet", "@id": IMAGES, "name": IMAGES, "encodingFormat": "image/png",
          "includes": "images/*.png", "description": "Rejected images are among them; the table says which."},
     ]  # fmt: skip
+
+
+def _gate(facts: SetFacts) -> str:
+    gate = facts.gate
+    if gate is None:
+        return "Every image was chosen by a gate." if facts.swap is not None else "Not gated: no image was checked."
+    counted = sorted(dict(gate.get("reasons") or {}).items())
+    reasons = "; ".join(f"{reason}: {count:,}" for reason, count in counted)
+    told = f"A gate accepted {gate['accepted']:,} of {gate['total']:,} images."
+    return told + (f" Rejected: {reasons}." if reasons else "")
+
+
+def _counts(facts: SetFacts) -> list[str]:
+    """Studies with each finding, by sex and age."""
+    studies = one_row_per_study(facts.manifest)
+    tables = [present_by_level(studies, group) for group in ("sex", "age")]
+    return [
+        f"{name}: {tables[0].loc[name].sum():,} studies ("
+        + "; ".join(", ".join(f"{level} {count:,}" for level, count in table.loc[name].items()) for table in tables)
+        + ")"
+        for name in tables[0].index
+    ]
+
+
+def _privacy(facts: SetFacts) -> list[str]:
+    told = ["Sex, age, race and findings are those asked of the core. They are attributes of nobody."]
+    swap = facts.swap or {}
+    if swap:
+        told.append(f"At least {swap['k']:,} patients of the private set share every combination of attributes.")
+    attacks = facts.privacy or swap.get("attacks")
+    if not attacks:
+        return [*told, "Not attacked: nobody has tried to find a patient in this set.", *facts.notes]
+    alarms = ", ".join(str(name) for name in attacks.get("alarms") or []) or "none"
+    sentences = [str(sentence) for sentence in attacks.get("sentences") or []]
+    return [*told, f"Attacked with cxraug privacy; alarms: {alarms}.", *sentences, *facts.notes]
 
 
 def _rows(facts: SetFacts) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from PIL import Image
 from synthesis.toycore import ToyCore, toy_plan
 
 from cxraug.interop.card import write_card
+from cxraug.interop.croissant import croissant
 from cxraug.interop.setfacts import read_set_facts
 from cxraug.synthesis.generate import generate_set
 
@@ -36,6 +38,26 @@ def test_mlcroissant_finds_no_error(dataset):
     assert dataset.metadata.name == "A-set-no-1"
     assert dataset.metadata.license == ["https://creativecommons.org/publicdomain/zero/1.0/"]
     assert any("nothing diagnostic" in text for text in dataset.metadata.data_limitations)
+
+
+def test_it_tells_counts_gate_and_privacy(folder, dataset, tmp_path):
+    frame = pd.read_parquet(folder / "manifest.parquet")
+    told = dataset.metadata
+    mass = frame[frame["labels"].str.contains(r"(?:^|\|)Mass")]
+    by_sex = mass["sex"].value_counts()
+    assert any(
+        text.startswith(f"Mass: {len(mass)} studies (F {by_sex.get('F', 0)}, M {by_sex.get('M', 0)};")
+        for text in told.data_biases
+    )
+    assert told.data_preprocessing_protocol == ["Not gated: no image was checked."]
+    assert any("Not attacked" in text for text in told.personal_sensitive_information)
+    facts = read_set_facts(folder)
+    more = replace(facts, gate={"accepted": 5, "total": 6, "reasons": {"copy": 1}},
+                   privacy={"alarms": ["membership"], "sentences": ["Members are told apart."]})  # fmt: skip
+    found = croissant(more, title="x")
+    assert found["rai:dataPreprocessingProtocol"] == ["A gate accepted 5 of 6 images. Rejected: copy: 1."]
+    assert "Members are told apart." in found["rai:personalSensitiveInformation"]
+    assert "Attacked with cxraug privacy; alarms: membership." in found["rai:personalSensitiveInformation"]
 
 
 def test_its_rows_are_the_tables(folder, dataset):
