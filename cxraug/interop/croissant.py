@@ -79,8 +79,8 @@ def croissant(
         "distribution": _files(facts),
         "recordSet": [_rows(facts), _images()],
         "rai:dataCollection": "Drawn from prompts by a generative core, whose licence is "
-        f"{core['licence'] or 'not recorded'} and whose weights have the SHA-256 {core['sha256']}; nothing was collected "
-        "from a person for it.",
+        f"{core['licence'] or 'not recorded'} and whose weights have the SHA-256 {core['sha256']}; nothing was "
+        "collected from a person for it.",
         "rai:dataPreprocessingProtocol": [_gate(facts)],
         "rai:dataBiases": _counts(facts),
         "rai:dataLimitations": list(limits),
