@@ -48,8 +48,10 @@ def register(app: typer.Typer) -> None:
         from cxraug.synthesis.assembly import MANIFEST
 
         try:
-            settings = ExportSettings(to=to, copy_images=copy, finding=finding, leave_out_several=leave_out_several,  # type: ignore[arg-type]
-                                      shard=shard, seed=seed)  # fmt: skip
+            settings = ExportSettings.model_validate({
+                "to": to, "copy_images": copy, "finding": finding, "leave_out_several": leave_out_several,
+                "shard": shard, "seed": seed,
+            })  # fmt: skip
         except ValidationError as error:
             key, message = first_problem(error)
             raise InputError(f"--{key.replace('_', '-')}: {message}" if key else message) from None
