@@ -6,7 +6,11 @@ import contextlib
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from cxraug.errors import InputError
+
+Device = Literal["auto", "cpu", "cuda"]  # auto: CUDA where there is one
 
 
 def machine() -> dict[str, Any]:
@@ -19,6 +23,19 @@ def machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def check_device(name: str, *, auto: bool = False) -> Device:
+    """``name`` of a device if this machine has it (``auto``: or ``auto``); :class:`InputError` otherwise."""
+    import torch
+
+    known: tuple[Device, ...] = ("auto", "cpu", "cuda") if auto else ("cpu", "cuda")
+    device = next((one for one in known if one == name), None)
+    if device is None:
+        raise InputError("--device is not known", found=name, expected="one of " + ", ".join(known))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device is cuda, and torch sees no CUDA device", expected="cpu")
+    return device
 
 
 def _processor() -> str:
