@@ -73,6 +73,17 @@ def test_the_front_matter_is_what_the_hub_reads(gated):
     assert config["data_files"] == [{"split": "train", "path": "manifest.parquet"}]
 
 
+def test_datasets_loads_the_rows_as_the_front_matter_says(gated, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    from datasets import load_dataset
+
+    loaded = load_dataset(str(gated), cache_dir=str(tmp_path / "cache"))
+    frame = pd.read_parquet(gated / "manifest.parquet")
+    assert list(loaded) == ["train"]
+    assert loaded["train"]["image"][:] == frame["image"].tolist()
+    assert loaded["train"]["labels"][:] == frame["labels"].tolist()
+
+
 def test_counts_are_those_of_the_table(gated):
     text = section((gated / "README.md").read_text(), "Counts")
     studies = pd.read_parquet(gated / "manifest.parquet").drop_duplicates("study_id")
