@@ -41,11 +41,12 @@ def register(app: typer.Typer) -> None:
         from pydantic import ValidationError
 
         from cxraug.errors import InputError, first_problem
+        from cxraug.interop.card import write_export_card
         from cxraug.interop.export import export as write
-        from cxraug.interop.setfacts import accepted_rows
+        from cxraug.interop.setfacts import accepted_rows, read_set_facts
         from cxraug.interop.settings import ExportSettings
         from cxraug.studies.manifest import read_manifest
-        from cxraug.synthesis.assembly import MANIFEST
+        from cxraug.synthesis.assembly import MANIFEST, PROVENANCE
 
         try:
             settings = ExportSettings.model_validate({
@@ -64,7 +65,10 @@ def register(app: typer.Typer) -> None:
         rejected = 0 if with_rejected else int((~accepted).sum())
         if rejected == len(data):
             raise InputError("the gate rejected every image", file=path, expected="--with-rejected to export them")
+        facts = read_set_facts(manifest) if to == "hf" and (manifest / PROVENANCE).is_file() else None
         result = write(data.take(accepted) if rejected else data, out, settings, fresh=fresh)
+        if facts is not None:
+            result["card"] = str(write_export_card(out, manifest, facts, title=manifest.resolve().name))
         if as_json:
             print_json({**result, "rejected": rejected})
             return

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,16 @@ from cxraug import __version__
 from cxraug.errors import InputError
 from cxraug.interop.counts import finding_counts, one_row_per_study, present_by_level
 from cxraug.interop.croissant import croissant
+from cxraug.interop.layouts import CROISSANT, README, Layout, image_folder_layout, set_layout
 from cxraug.interop.licences import OTHER, hub_licence
 from cxraug.interop.setfacts import SetFacts, accepted_rows
 from cxraug.pages.markdown import table
 from cxraug.privacy.attacks import NOT_PROMISED as OF_ATTACKS
 from cxraug.privacy.swap_report import NOT_PROMISED as OF_SWAPS
 from cxraug.storage import atomic, write_json
-from cxraug.synthesis.assembly import CARD_FILES, MANIFEST, PROVENANCE
+from cxraug.studies.manifest import read_manifest
+from cxraug.synthesis.assembly import MANIFEST, PROVENANCE
 
-README, CROISSANT = CARD_FILES
 MARK = "<!-- written by cxraug card -->"
 SHOWN = 60  # findings in a table
 NOT_PROMISED = (
@@ -72,8 +75,24 @@ def write_card(
     return readme, path
 
 
-def card_text(facts: SetFacts, *, title: str, licence: str | None = None) -> str:
-    """The whole ``README.md``; text from the set is escaped and stays text."""
+def write_export_card(out: str | Path, folder: str | Path, facts: SetFacts, *, title: str) -> Path:
+    """Write the card of the set in ``folder`` beside its image folder ``out``, about the rows that were exported.
+
+    ``provenance.jsonl`` is copied. There is no Croissant: that of the set is about other files.
+    """
+    out = Path(out)
+    with atomic(out / PROVENANCE) as temporary:
+        shutil.copyfile(Path(folder) / PROVENANCE, temporary)
+    exported = replace(facts, manifest=read_manifest(out / MANIFEST))
+    layout = image_folder_layout(out, facts, left=len(facts.manifest) - len(exported.manifest))
+    with atomic(out / README) as temporary:
+        temporary.write_text(card_text(exported, title=one_line(title), layout=layout), encoding="utf-8")
+    return out / README
+
+
+def card_text(facts: SetFacts, *, title: str, licence: str | None = None, layout: Layout | None = None) -> str:
+    """The whole ``README.md``, where text from the set stays text. ``layout`` : default the set's own folder."""
+    layout = layout or set_layout(facts)
     studies = one_row_per_study(facts.manifest)
     blocks = [
         f"# {plain(title)}",
@@ -81,17 +100,20 @@ def card_text(facts: SetFacts, *, title: str, licence: str | None = None) -> str
         table(("", ""), _facts(facts, studies, licence)),
         "## Counts", *_counts(studies),
         "## Provenance", *_provenance(facts),
-        "## Gate", *_gate(facts),
+        "## Gate", *_gate(facts, layout.rejected),
         "## Privacy", *_privacy(facts),
         "## What is not promised", bullets(limits(facts)),
-        "## Files", table(("file", "what", "SHA-256"), _files(facts)), *_unpublished(facts),
-        "## Loading", _LOADING,
+        "## Files", table(("file", "what", "SHA-256"), layout.files), layout.note,
+        "## Loading", layout.loading,
         MARK,
     ]  # fmt: skip
-    return front_matter(facts, title=title, licence=licence) + "\n\n".join(block for block in blocks if block) + "\n"
+    front = front_matter(facts, title=title, licence=licence, configs=layout.configs)
+    return front + "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def front_matter(facts: SetFacts, *, title: str, licence: str | None = None) -> str:
+def front_matter(
+    facts: SetFacts, *, title: str, licence: str | None = None, configs: Sequence[dict[str, Any]] = ()
+) -> str:  # fmt: skip
     """The YAML in front of a card, as the Hugging Face hub reads it; plain values, so that no text is markup in it."""
     told = licence or facts.core["licence"]
     name, address = hub_licence(told)
@@ -105,7 +127,7 @@ def front_matter(facts: SetFacts, *, title: str, licence: str | None = None) -> 
         "size_categories": [next((label for most, label in SIZES if len(facts.manifest) < most), "1M<n<10M")],
         "task_categories": ["image-classification"],
         "tags": ["medical", "chest-x-ray", "synthetic", "cxraug"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": MANIFEST}]}],
+        **({"configs": list(configs)} if configs else {}),
     }
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=False, width=1000)}---\n\n"
 
@@ -207,7 +229,7 @@ def _provenance(facts: SetFacts) -> list[str]:
     return lines
 
 
-def _gate(facts: SetFacts) -> list[str]:
+def _gate(facts: SetFacts, rejected: str) -> list[str]:
     gate, swap = facts.gate, facts.swap
     if gate is None and swap is not None:
         real = swap.get("gate") or {}
@@ -222,8 +244,7 @@ def _gate(facts: SetFacts) -> list[str]:
         if part
     ]
     blocks = [
-        f"{gate['accepted']:,} of {gate['total']:,} images accepted. Rejected ones are in the folder and marked "
-        "`reject` in the column `gate`: leave them out.",
+        f"{gate['accepted']:,} of {gate['total']:,} images accepted. {rejected}".rstrip(),
         table(("finding", "studies", "accepted at first", "accepted"), rows),
     ]
     reasons = sorted(dict(gate.get("reasons") or {}).items(), key=lambda item: (-item[1], item[0]))
@@ -253,35 +274,5 @@ def _privacy(facts: SetFacts) -> list[str]:
     ]
 
 
-def _files(facts: SetFacts) -> list[tuple[str, str, str]]:
-    return [
-        (f"`{MANIFEST}`", "one row per image", f"`{facts.hashes[MANIFEST]}`"),
-        ("`images/`", "PNG, 8 bit; the digest is of the list of all images' SHA-256 in the order of the manifest",
-         f"`{facts.hashes['images']}`"),
-        (f"`{PROVENANCE}`", "how each image was made", f"`{facts.hashes[PROVENANCE]}`"),
-        (f"`{CROISSANT}`", "this description for machines (Croissant)", ""),
-    ]  # fmt: skip
-
-
-def _unpublished(facts: SetFacts) -> list[str]:
-    if facts.swapped:
-        return ["`left_out.csv` and `report/` belong to the swap and may be published with it."]
-    return [
-        "Nothing else in the folder belongs to the data set. `plan.parquet`, `units/`, `gate/`, `cache/` and "
-        "`privacy/` are for working on: they may hold paths of a machine and pixels of real images, and are not "
-        "to be published."
-    ]
-
-
 def _share(rate: object) -> str:
     return f"{100 * float(rate):.1f} %" if isinstance(rate, (int, float)) else "an unknown share"
-
-
-_LOADING = """```python
-import pandas as pd
-rows = pd.read_parquet("manifest.parquet")  # image, labels, sex, age, view, report, prompt_id, ...
-rows = rows[rows["gate"] != "reject"]
-```
-
-Labels: `A|-B|?C` is A present, B absent, C uncertain. `cxraug export SET --to hf` (or `folders`, `webdataset`,
-`coco`) writes the accepted images in the layout of other libraries."""

@@ -19,11 +19,11 @@ from cxraug.interop.shards import INDEX, write_shards
 from cxraug.storage import digest, plain, read_json, write_json
 from cxraug.studies.cache import refuse_missing
 from cxraug.studies.manifest import Manifest
-from cxraug.synthesis.assembly import MANIFEST
+from cxraug.synthesis.assembly import CARD_FILES, MANIFEST, PROVENANCE
 from cxraug.synthesis.unit import disk_full_is_work_error
 
 STATE = "export.json"
-OWN = (*FOLDERS.keys(), *FOLDERS.values(), ANNOTATIONS, CLASSES, INDEX, MANIFEST)
+OWN = (*FOLDERS.keys(), *FOLDERS.values(), ANNOTATIONS, CLASSES, INDEX, MANIFEST, PROVENANCE, *CARD_FILES)
 Writer = Callable[[Manifest, Path, ExportSettings], tuple[pd.DataFrame | None, dict[str, Any]]]
 WRITERS: dict[Format, Writer] = {
     "hf": write_image_folder, "folders": write_class_folders, "webdataset": write_shards, "coco": write_coco,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 
 import pandas as pd
 import pytest
+from huggingface_hub import DatasetCard
 from interop.studies import read_study, write_study
 from synthesis.toycore import ToyCore, toy_plan
 
@@ -120,6 +122,29 @@ def test_a_synthetic_set_stays_synthetic_and_rejected_images_stay_behind(tmp_pat
     assert set(rows["split"]) == {"train"}
     assert run(["export", str(made), "--to", "hf", "--out", str(tmp_path / "all"), "--with-rejected"]) == 0
     assert len(read_manifest(tmp_path / "all/manifest.parquet")) == 8
+
+
+def test_an_image_folder_of_a_set_has_its_card_about_what_was_exported(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    from datasets import load_dataset
+
+    made = generate_set(toy_plan(9), ToyCore(), tmp_path / "set")
+    assert run(["export", str(made), "--to", "hf", "--out", str(tmp_path / "out"), "--where", "sex=F"]) == 0
+    text = (tmp_path / "out/README.md").read_text()
+    data = DatasetCard(text).data.to_dict()
+    assert "configs" not in data
+    assert "| Images | 4, no gate |" in text
+    assert "5 images of the set are not in this export" in text
+    assert hashlib.sha256((tmp_path / "out/train/metadata.parquet").read_bytes()).hexdigest() in text
+    lines = [json.loads(line) for line in (tmp_path / "out/provenance.jsonl").read_text().splitlines()]
+    known = {line["image"]: line["sha256"] for line in lines}
+    loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert len(loaded) == 4
+    rows = read_manifest(tmp_path / "out/manifest.parquet")
+    for path, original in zip(rows.paths(), loaded["original_image"], strict=True):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == known[original]
+    assert run(["export", str(made), "--to", "coco", "--out", str(tmp_path / "out"), "--fresh"]) == 2  # no boxes
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_changed_image_is_other_work(clinic, tmp_path):
