@@ -62,8 +62,8 @@ def image_folder_layout(out: Path, facts: SetFacts, *, left: int) -> Layout:
 
 _SWAPPED = "`left_out.csv` and `report/` belong to the swap and may be published with it."
 _UNPUBLISHED = (
-    "Nothing else in the folder belongs to the data set. `plan.parquet`, `units/`, `gate/`, `cache/` and `privacy/` are "
-    "for working on: they may hold paths of a machine and pixels of real images, and are not to be published."
+    "Nothing else in the folder belongs to the data set. `plan.parquet`, `units/`, `gate/`, `cache/` and `privacy/` "
+    "are for working on: they may hold paths of a machine and pixels of real images, and are not to be published."
 )
 _GRAMMAR = "Labels: `A|-B|?C` is A present, B absent, C uncertain."
 _LOADING = f"""```python
