@@ -30,6 +30,9 @@ PARTS = (
     "privacy",
     "anonymize",
     "report",
+    "card",
+    "export",
+    "annotate",
 )
 
 app = typer.Typer(

@@ -54,14 +54,14 @@ from cxraug.studies.images import Encoding, encode, read_pixels
 from cxraug.studies.labels import NO_FINDING, label_matrix, parse_labels
 from cxraug.studies.manifest import Manifest
 from cxraug.studies.seen import refuse_hidden
-from cxraug.synthesis.assembly import MANIFEST, PROVENANCE, set_frame
+from cxraug.synthesis.assembly import CARD_FILES, MANIFEST, PROVENANCE, set_frame
 from cxraug.synthesis.generate import first_draw, generate_set, redraw
 from cxraug.synthesis.provenance import core_facts
 from cxraug.synthesis.unit import IMAGES, disk_full_is_work_error, image_path, write_lines, write_png
 
 STATE, KEY, README, SET, STAGING, CACHE = "swap.json", "key", "README.txt", "set", "staging", "cache"
 LINKS, LEFT_OUT, REPORT, PLAN = "links.csv", "left_out.csv", "report", "standins.parquet"
-OWN_FILES = (IMAGES, MANIFEST, PROVENANCE, LEFT_OUT, REPORT)  # of a finished swap
+OWN_FILES = (IMAGES, MANIFEST, PROVENANCE, LEFT_OUT, REPORT, *CARD_FILES)  # of a finished swap
 DATE_COLUMNS = ("date", "study_date", "studydate", "exam_date", "acquisition_date")
 PATHS = {"weights", "xrv_findings", "xrv_sex", "xrv_age", "xrv_race"}  # of the gate's settings: not given out
 FELL = "its cell fell under k because other stand-ins were refused"

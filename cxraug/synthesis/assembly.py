@@ -16,6 +16,7 @@ from cxraug.studies.labels import format_labels
 from cxraug.synthesis.unit import IMAGES, UNITS, disk_full_is_work_error, write_lines
 
 MANIFEST, PROVENANCE, MASKS = "manifest.parquet", "provenance.jsonl", "masks"
+CARD_FILES = ("README.md", "croissant.json")  # of `cxraug card`
 TEXT_COLUMNS = (
     "image", "patient_id", "study_id", "view", "sex", "race", "labels", "report", "source", "split", "prompt_id",
     "core", "core_sha256", "gate", "gate_reasons",

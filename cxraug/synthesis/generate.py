@@ -22,7 +22,7 @@ from cxraug.storage import atomic, read_json, write_json
 from cxraug.studies.cache import build_cache
 from cxraug.studies.images import MASK_BITS, Encoding
 from cxraug.studies.manifest import read_manifest
-from cxraug.synthesis.assembly import MANIFEST, MASKS, PROVENANCE, mask_path, remove_strays, write_set
+from cxraug.synthesis.assembly import CARD_FILES, MANIFEST, MASKS, PROVENANCE, mask_path, remove_strays, write_set
 from cxraug.synthesis.prompts import PromptList, check_plan
 from cxraug.synthesis.provenance import core_facts
 from cxraug.synthesis.unit import IMAGES, UNITS, Unit, cut, disk_full_is_work_error, make_unit, read_record, write_png
@@ -41,6 +41,7 @@ OWN = (
     MASKS,
     PLAN,
     CARD,
+    *CARD_FILES,
     SET,
 )  # set.json goes last
 

@@ -43,6 +43,12 @@ STEPS = {  # in an order in which each finds what it needs; command -> (argument
     ),
     "generate": ("plan/plan.parquet --core core --out set", "finished", True),
     "gate": ("set --real cohort/manifest.parquet --steps 2 --size 32 --model test_resnet", "total", 20),
+    "card": ("set", "gated", True),
+    "export": ("cohort/manifest.parquet --to coco --out exported", "format", "coco"),
+    "annotate": (
+        "exported/manifest.parquet --coco exported/annotations/instances_train.json --replace --out exported/again.csv",
+        "manifest", "exported/again.csv",
+    ),
     "privacy": (
         "set --real cohort/manifest.parquet --core core --size 32 --steps 2 --out attacks", "rows", None
     ),
