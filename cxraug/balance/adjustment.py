@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from cxraug.balance.tally import group_rows, summing
 from cxraug.evaluation.measured import variance_df
 from cxraug.evaluation.uncertainty import Estimate
 
@@ -43,35 +44,30 @@ class Covariates:
 class Sums:
     """Images per patient and pattern (U of them): known (F, U) and positive (F, U).
 
-    ``pattern`` (U,) of each; ``patients`` (P,) where each patient starts; ``patterns`` how many there are.
+    ``pattern`` (U,) and ``owner`` (U,), its patient's number, of each; ``patterns`` how many patterns there are.
     """
 
     seen: np.ndarray
     hits: np.ndarray
     pattern: np.ndarray
-    patients: np.ndarray
+    owner: np.ndarray
     patterns: int
 
     @classmethod
     def of(cls, y: np.ndarray, patient: np.ndarray, pattern: np.ndarray) -> Sums:
         """Sums of rows: ``y`` (n, F) 1, 0 or NaN; ``patient``, ``pattern`` (n,)."""
         patterns = int(pattern.max(initial=0)) + 1
-        code = patient.astype(np.int64) * patterns + pattern
-        order = np.argsort(code, kind="stable")
-        starts = np.flatnonzero(np.diff(code[order], prepend=-1))
-        first = order[starts]
-        seen, hits = (np.empty((y.shape[1], len(starts)), np.float32) for _ in range(2))
-        for f, column in enumerate(np.ascontiguousarray(y.T)):
-            sorted_column = column[order]
-            seen[f] = np.add.reduceat((~np.isnan(sorted_column)).astype(np.float32), starts)
-            hits[f] = np.add.reduceat((sorted_column == 1).astype(np.float32), starts)
-        return cls(seen, hits, pattern[first], np.flatnonzero(np.diff(patient[first], prepend=-1)), patterns)
+        number, first = group_rows(patient.astype(np.int64) * patterns + pattern)
+        rows = summing(number, len(first))
+        seen, hits = (np.ascontiguousarray((rows @ part.astype(np.float32)).T) for part in (~np.isnan(y), y == 1))
+        owner = np.cumsum(np.diff(patient[first], prepend=patient[first][:1]) != 0)
+        return cls(seen, hits, pattern[first], owner, patterns)
 
     def finding(self, f: int) -> FindingSums:
         """The sums of one finding."""
         seen, hits = self.seen[f], self.hits[f]
         images, found = (np.bincount(self.pattern, part, self.patterns) for part in (seen, hits))
-        counts = (int(np.count_nonzero(np.add.reduceat(part, self.patients))) for part in (seen, hits, seen - hits))
+        counts = (int(np.count_nonzero(np.bincount(self.owner, part))) for part in (seen, hits, seen - hits))
         return FindingSums(self, seen, hits, images, found, *counts)
 
 
@@ -90,7 +86,7 @@ class FindingSums:
 
     def per_patient(self, values: np.ndarray) -> np.ndarray:
         """Sums (P,) of ``values`` (U,)."""
-        return np.add.reduceat(values, self.sums.patients)
+        return np.bincount(self.sums.owner, values)
 
 
 @dataclass(frozen=True)
@@ -143,8 +139,8 @@ def level_odds(sums: FindingSums, inside: np.ndarray, design: np.ndarray) -> Odd
 
     Parameters
     ----------
-    sums : of the rows that are in the level or outside it. inside : (K,) bool, patterns of the level. design : (K, c) of
-        the patterns; its first column is 1.
+    sums : of the rows that are in the level or outside it. inside : (K,) bool, patterns of the level.
+    design : (K, c) of the patterns; its first column is 1.
 
     Notes
     -----

@@ -68,8 +68,8 @@ def audit_manifest(
     Returns
     -------
     JSON-ready dictionary: ``images, studies, patients, splits, findings, groups, cells, label_sets, cooccurrence,
-    missing, patients_in_two_splits, duplicates, burned_text, confounded, associations, shortcuts, acquisition, measurable,
-    single_source, images_looked_at, rules`` and ``named``, the sentences, the most pressing first.
+    missing, patients_in_two_splits, duplicates, burned_text, confounded, associations, shortcuts, acquisition,
+    measurable, single_source, images_looked_at, rules`` and ``named``, the sentences, the most pressing first.
     """
     frame = manifest.frame
     train = (frame["split"] == "train").to_numpy()
@@ -84,7 +84,9 @@ def audit_manifest(
     variables = [variable_of(g, levels[g], counts[g].names, [p.strip() for p in g.split("*")]) for g in present]
     variables += [variable_of(c, *_column(part, c), (c,)) for c in ("source",) if c not in present]
     findings = manifest.findings
-    odds = [adjusted_odds(v, part.frame, y, patient, findings) for v in (*variables, projection_variable(part.frame))]
+    tallies = {g: c.tally for g, c in counts.items()}
+    variables_and_projection = [*variables, projection_variable(part.frame)]
+    odds = [adjusted_odds(v, part.frame, y, patient, findings, tallies.get(v.name)) for v in variables_and_projection]
     audit: dict[str, Any] = {
         "images": len(frame),
         "studies": _distinct(frame, "study"),
@@ -103,7 +105,7 @@ def audit_manifest(
         "associations": [row for rows_of in odds for row in rows_of],
         "shortcuts": shortcuts(part.frame, y, patient, findings),
         "acquisition": acquisition(variables, part.frame, patient),
-        "measurable": measurable_gaps(manifest, whole_y, whole, question, age_bins),
+        "measurable": measurable_gaps(manifest, whole_y, whole, question, age_bins, tallies if train.any() else None),
         "single_source": _single_source(part, y),
         "images_looked_at": dict(images or {}),
         "rules": RULES,
@@ -113,20 +115,29 @@ def audit_manifest(
     return plain(audit)
 
 
-def write_audit(audit: dict[str, Any], folder: str | Path, *, written: pd.DataFrame | None = None) -> None:
-    """Write ``audit.json`` and ``audit.html`` into ``folder``, and ``burned_text.csv`` where writing was looked for.
+def write_audit(
+    audit: dict[str, Any],
+    folder: str | Path,
+    *,
+    written: pd.DataFrame | None = None,
+    images: Mapping[str, pd.DataFrame] | None = None,
+) -> None:
+    """Write ``audit.json``, ``audit.html`` and the tables into ``folder``.
 
-    ``written`` : the rows of :func:`written_rows`.
+    ``written`` : the rows of :func:`written_rows`, where writing was looked for (``burned_text.csv``). ``images`` : the
+    tables of :meth:`cxraug.balance.image_audit.ImageAudit.tables`, by file name.
     """
+    from cxraug.balance.audit_tables import audit_tables
     from cxraug.pages.audit import audit_page
 
     folder = Path(folder)
     write_json(folder / "audit.json", audit)
     with atomic(folder / "audit.html") as temporary:
         temporary.write_text(audit_page(audit), encoding="utf-8")
-    if written is not None:
-        with atomic(folder / WRITTEN) as temporary:
-            written.to_csv(temporary, index=False)
+    tables = {**audit_tables(audit), **(images or {}), **({} if written is None else {WRITTEN: written})}
+    for name, table in tables.items():
+        with atomic(folder / name) as temporary:
+            table.to_csv(temporary, index=False)
 
 
 def written_rows(manifest: Manifest, writing: np.ndarray) -> pd.DataFrame:

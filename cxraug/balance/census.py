@@ -85,7 +85,8 @@ def _joined_views(views: np.ndarray, starts: np.ndarray) -> pd.Series:
     """The distinct views of each study joined by ``|``; ``views`` (n,) by study, ``starts`` of each."""
     code, names = pd.factorize(views)
     place = {view: i for i, view in enumerate(VIEW_ORDER)}
-    ordered = sorted(range(len(names)), key=lambda i: (place.get(names[i], len(place)), names[i]))
+    texts = [str(name) for name in names]
+    ordered = sorted(range(len(texts)), key=lambda i: (place.get(texts[i], len(place)), texts[i]))
     if len(ordered) > 60:  # more than fit into one integer
         parts = np.split(views, starts[1:]) if len(starts) else []
         lists = [sorted(set(part), key=lambda v: (place.get(v, len(place)), v)) for part in parts]
@@ -94,8 +95,8 @@ def _joined_views(views: np.ndarray, starts: np.ndarray) -> pd.Series:
     bit[ordered] = 1 << np.arange(len(names), dtype=np.int64)
     sets = np.bitwise_or.reduceat(bit[code], starts) if len(starts) else np.zeros(0, np.int64)
     kinds, of = np.unique(sets, return_inverse=True)
-    texts = ["|".join(str(names[i]) for k, i in enumerate(ordered) if int(kind) >> k & 1) for kind in kinds]
-    return pd.Series(np.array(texts, dtype=object)[of] if texts else [], dtype="str")
+    joined = ["|".join(texts[i] for k, i in enumerate(ordered) if int(kind) >> k & 1) for kind in kinds]
+    return pd.Series(np.array(joined, dtype=object)[of] if joined else [], dtype="str")
 
 
 def unknown_labels(manifest: Manifest, findings: Sequence[str], y: np.ndarray | None = None) -> np.ndarray:

@@ -39,13 +39,19 @@ def variable_of(name: str, levels: pd.Series | np.ndarray, names: Sequence[str],
 
 
 def adjusted_odds(
-    variable: Variable, frame: pd.DataFrame, y: np.ndarray, patient: np.ndarray, findings: Sequence[str]
+    variable: Variable,
+    frame: pd.DataFrame,
+    y: np.ndarray,
+    patient: np.ndarray,
+    findings: Sequence[str],
+    tally: Tally | None = None,
 ) -> list[dict[str, Any]]:
     """Odds of each finding in each level against all others, crude and with age, sex, view and source the same.
 
     Parameters
     ----------
-    frame : (n) rows with the covariates. y : (n, F). patient : (n,) whole numbers.
+    frame : (n) rows with the covariates. y : (n, F). patient : (n,) whole numbers. tally : of the variable's levels,
+        where it is at hand.
 
     Returns
     -------
@@ -63,7 +69,7 @@ def adjusted_odds(
     joint, pattern = np.unique(others.of * len(names) + level, return_inverse=True)
     sums, at = Sums.of(y, patient, pattern), joint % len(names)
     design = others.design[joint // len(names)]
-    tally = tally_levels(y, patient, level, names)
+    tally = tally_levels(y, patient, level, names) if tally is None else tally.take(names)
     out: list[dict[str, Any]] = []
     for f, finding in enumerate(findings):
         enough = _enough(tally, f)
@@ -82,7 +88,7 @@ def adjusted_odds(
 def shortcuts(frame: pd.DataFrame, y: np.ndarray, patient: np.ndarray, findings: Sequence[str]) -> list[dict[str, Any]]:
     """AUROC of each finding told from view, source, or both: rows ``finding, from, auroc, ci_low, ci_high, images``."""
     out = []
-    columns = [c for c in ("view", "source") if frame[c].nunique() > 1]
+    columns = [c for c in ("view", "source") if len(pd.unique(frame[c])) > 1]
     for told_by in SHORTCUTS:
         if any(column not in columns for column in told_by):
             continue

@@ -16,7 +16,7 @@ from cxraug.balance.sample_size import (
     positives_needed,
     power_of,
 )
-from cxraug.balance.tally import patient_numbers, tally_levels
+from cxraug.balance.tally import Tally, patient_numbers, tally_levels
 from cxraug.evaluation.groups import AGE_BINS, MISSING, level_order
 
 if TYPE_CHECKING:
@@ -29,12 +29,13 @@ def measurable_gaps(
     levels: Mapping[str, pd.Series],
     question: Question,
     age_bins: Sequence[float] = AGE_BINS,
+    train: Mapping[str, Tally] | None = None,
 ) -> dict[str, Any]:
     """The sample size question for every finding and group level.
 
     Parameters
     ----------
-    y : (n, F) labels of the manifest. levels : group -> level (n,) of every row.
+    y : (n, F) labels of the manifest. levels : group -> level (n,) of every row. train : group -> counts in train.
 
     Returns
     -------
@@ -43,13 +44,13 @@ def measurable_gaps(
     gap found with the power asked for), ``positives_needed`` and ``positives_missing`` (negatives and rest as they
     are), ``patients_needed`` (positives at the cell's prevalence; the finding's where the cell has none) and
     ``patients_missing``, ``growth`` (the factor for level and rest together), ``positives_needed_corrected`` (at
-    ``alpha`` over the looks of the group, as the corrected gaps of an evaluation need), ``positive_elsewhere`` (in rows
-    outside test). None: no number is enough, because the other side is the bottleneck.
+    ``alpha`` over the looks of the group, as the corrected gaps of an evaluation need), ``positive_in_train``
+    (patients, where they are counted). None: no number is enough, because the other side is the bottleneck.
 
     Notes
     -----
-    A patient counts once: with an image that shows the finding as positive, with one that does not as negative. Several
-    images of a patient add something, so that this is careful. Of two levels of a group, each is held against the other.
+    A patient counts once: with an image that shows the finding as positive, with one that does not as negative.
+    Several images of a patient add something, so that this is careful.
     """
     test = (manifest.frame["split"] == "test").to_numpy()
     rows = test if test.any() else np.ones(len(test), bool)
@@ -60,9 +61,8 @@ def measurable_gaps(
         code = pd.Categorical(level, categories=names).codes.astype(np.int64)
         if len(names) < 2:
             continue
-        inside, outside = (
-            tally_levels(y[at], patient[at], code[at], names) for at in (rows & (code >= 0), ~rows & (code >= 0))
-        )
+        at = rows & (code >= 0)
+        inside = tally_levels(y[at], patient[at], code[at], names)
         counts = np.stack([inside.positive, inside.negative], axis=-1)
         rest = counts.sum(axis=0) - counts
         share = _share(counts)
@@ -83,7 +83,7 @@ def measurable_gaps(
                 row |= {key: _number(values[k, f]) for key, values in few.items()}
                 row["positives_missing"] = _missing(row["positives_needed"], m)
                 row["patients_missing"] = _missing(row["patients_needed"], int(inside.known[k, f]))
-                row["positive_elsewhere"] = int(outside.positive[k, f])
+                row["positive_in_train"] = _in_train((train or {}).get(group), name, f)
                 cells.append(row)
     return {"rows": "test" if test.any() else "all rows", "question": vars(question), "cells": cells}
 
@@ -95,6 +95,10 @@ def _share(counts: np.ndarray) -> np.ndarray:
     own = counts[..., 0] / np.maximum(total, 1)
     common = pooled[..., 0] / np.maximum(pooled.sum(axis=-1), 1)
     return np.where((own > 0) & (own < 1), own, common[None])
+
+
+def _in_train(tally: Tally | None, level: str, finding: int) -> int | None:
+    return int(tally.positive[tally.names.index(level), finding]) if tally and level in tally.names else None
 
 
 def _number(value: float) -> float | None:

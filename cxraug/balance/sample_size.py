@@ -40,8 +40,8 @@ def auroc_moments(area: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
     """``A (1 - A)`` and ``Q - A^2`` of normal scores of equal variance, where Q is P(X > Y1, X > Y2).
 
     With d the difference of means in standard deviations, ``A = Phi(d / sqrt 2)`` and Q is the bivariate normal
-    probability at (d / sqrt 2, d / sqrt 2) with correlation 1/2, ``A - 2 T(d / sqrt 2, 1 / sqrt 3)`` with Owen's T (1956);
-    P(X1 > Y, X2 > Y) is the same by symmetry.
+    probability at (d / sqrt 2, d / sqrt 2) with correlation 1/2, ``A - 2 T(d / sqrt 2, 1 / sqrt 3)`` with Owen's T
+    (1956); P(X1 > Y, X2 > Y) is the same by symmetry.
     """
     area = np.asarray(area, dtype=float)
     both = area - 2 * special.owens_t(special.ndtri(area), 1 / np.sqrt(3))
@@ -81,7 +81,7 @@ def detectable_gap(question: Question, level: np.ndarray, rest: np.ndarray) -> n
 
 
 def positives_needed(question: Question, level: np.ndarray, rest: np.ndarray, alpha: float | None = None) -> np.ndarray:
-    """Positive patients that the level has to have, its negatives and the rest as they are; NaN if no number is enough."""
+    """Positive patients that the level has to have, all else as it is; NaN if no number is enough."""
     room = question.variance(alpha) - auroc_variance(question.auroc, rest[..., 0], rest[..., 1])
     own, shared = auroc_moments(question.auroc - question.gap)
     n = level[..., 1].astype(float)
@@ -118,7 +118,7 @@ def growth_needed(question: Question, level: np.ndarray, rest: np.ndarray) -> np
     return np.where(np.isfinite(factor), factor, np.inf)
 
 
-def _quadratic(room: np.ndarray, fixed: float, shared: float, spread: np.ndarray) -> np.ndarray:
+def _quadratic(room: np.ndarray, fixed: np.ndarray, shared: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """The smallest whole N with ``(fixed + shared N) / (spread N^2) <= room``."""
     with np.errstate(divide="ignore", invalid="ignore"):
         found = (shared + np.sqrt(shared**2 + 4 * room * spread * fixed)) / (2 * room * spread)

@@ -80,5 +80,5 @@ def shortcut(sums: FindingSums, fold: np.ndarray) -> Shortcut | None:
 
 def deal(sums: Sums, seed: int = 0) -> np.ndarray:
     """(U,) fold of each patient's sums: patients whole, at random."""
-    sizes = np.diff(sums.patients, append=len(sums.pattern))
-    return np.repeat(np.random.default_rng(seed).permutation(len(sums.patients)) % FOLDS, sizes)
+    patients = int(sums.owner.max(initial=-1)) + 1
+    return (np.random.default_rng(seed).permutation(patients) % FOLDS)[sums.owner]

@@ -1,12 +1,13 @@
-"""Images and patients counted per group level, for all findings at once: the sums that every table of the audit is of."""
+"""Images and patients counted per group level, for all findings at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
 from scipy import special
+from scipy.sparse import csr_array
 
 from cxraug.evaluation.uncertainty import bounds
 
@@ -40,6 +41,12 @@ class Tally:
     high: np.ndarray
     design_effect: np.ndarray
 
+    def take(self, names: list[str]) -> Tally:
+        """Some of the levels."""
+        at = [self.names.index(name) for name in names]
+        counts = (getattr(self, field.name)[at] for field in fields(self)[1:])
+        return Tally(list(names), *counts)
+
 
 def tally_levels(y: np.ndarray, patient: np.ndarray, level: np.ndarray, names: list[str]) -> Tally:
     """Count findings per level, with patient-clustered intervals of their prevalence among images.
@@ -68,37 +75,38 @@ def tally_levels(y: np.ndarray, patient: np.ndarray, level: np.ndarray, names: l
 
 @dataclass(frozen=True)
 class Units:
-    """Rows in the order of level and patient: ``order`` (n,), ``starts`` (U,) of each patient in a level, ``level`` (U,).
+    """Patients within levels, U of them: ``rows`` (U, n) and ``levels`` (L, U) sum rows and units by a product.
 
-    ``per_level`` (L,) counts the units of each level.
+    ``level`` (U,) of each unit; ``per_level`` (L,) counts them.
     """
 
-    order: np.ndarray
-    starts: np.ndarray
+    rows: csr_array
+    levels: csr_array
     level: np.ndarray
     per_level: np.ndarray
 
     @classmethod
     def of(cls, patient: np.ndarray, level: np.ndarray, levels: int) -> Units:
         """Units of rows (n,)."""
-        code = level.astype(np.int64) * (int(patient.max(initial=0)) + 1) + patient
-        order = np.argsort(code, kind="stable")
-        starts = np.flatnonzero(np.diff(code[order], prepend=-1))
-        of = level[order[starts]].astype(np.int64)
-        return cls(order, starts, of, np.bincount(of, minlength=levels))
+        number, first = group_rows(level.astype(np.int64) * (int(patient.max(initial=0)) + 1) + patient)
+        of = level[first].astype(np.int64)
+        return cls(summing(number, len(first)), summing(of, levels), of, np.bincount(of, minlength=levels))
 
-    def sum(self, values: np.ndarray) -> np.ndarray:
-        """Sums (F, U) of the rows' ``values`` (F, n), per unit."""
-        return np.add.reduceat(values[:, self.order], self.starts, axis=1) if len(self.starts) else values[:, :0]
 
-    def per(self, values: np.ndarray) -> np.ndarray:
-        """Sums (F, L) of the units' ``values`` (F, U), per level."""
-        out = np.zeros((len(values), len(self.per_level)))
-        here = np.flatnonzero(self.per_level)
-        if len(here):
-            starts = np.concatenate([[0], np.cumsum(self.per_level)])[here]
-            out[:, here] = np.add.reduceat(values, starts, axis=1, dtype=float)
-        return out
+def group_rows(code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of equal ``code`` (n,) numbered by rising code: number (n,) of each row, and a first row (U,) of each."""
+    order = np.argsort(code, kind="stable")
+    new = np.diff(code[order], prepend=-1) != 0
+    number = np.empty(len(code), np.int64)
+    number[order] = np.cumsum(new) - 1
+    return number, order[new]
+
+
+def summing(number: np.ndarray, groups: int) -> csr_array:
+    """(groups, n) matrix that sums the rows of each ``number`` (n,): its product with (n, F) is faster than a loop."""
+    order = np.argsort(number, kind="stable").astype(np.int32)
+    ends = np.concatenate([[0], np.cumsum(np.bincount(number, minlength=groups))]).astype(np.int32)
+    return csr_array((np.ones(len(number), np.float32), order, ends), shape=(groups, len(number)))
 
 
 def patient_numbers(frame: pd.DataFrame) -> np.ndarray:
@@ -107,16 +115,19 @@ def patient_numbers(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _count(y: np.ndarray, units: Units) -> tuple[np.ndarray, ...]:
-    y = np.ascontiguousarray(y.T)
-    seen, hits = units.sum((~np.isnan(y)).astype(np.float32)), units.sum((y == 1).astype(np.float32))
-    known, positive, negative = (units.per(part > 0).astype(np.int64) for part in (seen, hits, seen - hits))
-    images, found = units.per(seen), units.per(hits)
+    seen, hits = (units.rows @ part.astype(np.float32) for part in (~np.isnan(y), y == 1))
+
+    def per(values: np.ndarray) -> np.ndarray:
+        return units.levels @ values.astype(float)
+
+    known, positive, negative = (per(part > 0).astype(np.int64) for part in (seen, hits, hits < seen))
+    images, found = per(seen), per(hits)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = found / images
-        residual = np.square(hits - np.nan_to_num(value, nan=0.0)[:, units.level] * seen)
-        square = units.per(residual)
+        residual = np.square(hits - np.nan_to_num(value, nan=0.0)[units.level] * seen)
+        square = per(residual)
         variance = known / np.maximum(known - 1, 1) * square / images**2
-        scatter = units.per(residual * residual) - square**2 / np.maximum(known, 1)
+        scatter = per(residual * residual) - square**2 / np.maximum(known, 1)
         df = np.where(scatter > 1e-12 * square**2, 2 * square**2 / scatter, np.maximum(known - 1, 1))
         effect = variance / (value * (1 - value) / images)
     df = np.clip(df, 1, np.maximum(known - 1, 1))
@@ -124,5 +135,4 @@ def _count(y: np.ndarray, units: Units) -> tuple[np.ndarray, ...]:
     at = images > 0
     quantile = special.stdtrit(df[at], (1 + CONFIDENCE) / 2)
     low[at], high[at] = bounds(value[at], variance[at], known[at].astype(float), "wilson", quantile)
-    counts = (images.astype(np.int64), found.astype(np.int64), known, positive, negative)
-    return tuple(part.T for part in (*counts, value, low, high, effect))
+    return images.astype(np.int64), found.astype(np.int64), known, positive, negative, value, low, high, effect
