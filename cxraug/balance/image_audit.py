@@ -53,7 +53,7 @@ def look_at_images(
     ValueError : lengths that differ, or pixels of another size.
     """
     from cxraug.balance.label_noise import find_label_noise
-    from cxraug.balance.near_copies import find_near_copies
+    from cxraug.balance.near_copies import COLUMNS, find_near_copies
     from cxraug.balance.picture_faults import find_faults, listed, small
 
     if len(cache) != len(manifest) or cache.pixels.shape[1] != SIDE:
@@ -68,7 +68,7 @@ def look_at_images(
     empty = np.isin(faults.fault, ["blank", "partly blank"])
     copies = find_near_copies(pixels, found, frame, seed, skip=empty)
     noise = find_label_noise(np.concatenate([found, small(pixels)], axis=1), part.y(), frame, part.findings, seed)
-    pairs = copies.pairs if copies is not None else pd.DataFrame()
+    pairs = copies.pairs if copies is not None else pd.DataFrame(columns=list(COLUMNS))
     return ImageAudit(
         listed(faults, frame), pairs, noise.candidates,
         {

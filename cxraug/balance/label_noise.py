@@ -21,7 +21,7 @@ from cxraug.evaluation.uncertainty import interval
 from cxraug.seeds import derive_seed
 
 FOLDS = 5
-FALSE_ALARMS = 0.01  # share of the labels of one kind (present, absent) of a finding that is listed at most
+FALSE_ALARMS = 0.02  # share of the labels of one kind (present, absent) of a finding that is listed at most
 PLANTED = 0.03  # share of the positive labels that are turned, and as many negative ones
 MIN_PATIENTS = 30  # with the finding, and without it
 MIN_AUROC = 0.75  # lower limit below which a finding is not judged
@@ -65,8 +65,8 @@ def find_label_noise(
     Out-of-fold probabilities (five folds of whole patients; ridge regression on random Fourier features, Rahimi & Recht
     2007; then logistic calibration) in place of the network of confident learning (Northcutt, Jiang & Chuang 2021, JAIR
     70, 1373-1411). As there, a label is suspicious where the other class has at least the mean probability that it has
-    among its own images; of those, the at most 1 % of each kind of label that speak most against it are listed. So the
-    list never holds more than 1 % of the right labels of a kind. A finding whose AUROC is not surely above 0.75 is not
+    among its own images; of those, the at most 2 % of each kind of label that speak most against it are listed. So the
+    list never holds more than 2 % of the right labels of a kind. A finding whose AUROC is not surely above 0.75 is not
     judged. ``found`` is measured: a second fit, with 3 % of the positive labels and as many negative ones turned.
     """
     patient = pd.factorize(frame["patient_id"])[0].astype(np.int64)
@@ -93,8 +93,8 @@ def find_label_noise(
             known.append({**facts, "judged": False, "why": why})
             continue
         listed, p, ratio = suspicious(scores[:, k], y[:, f], fold)
-        again, _, _ = suspicious(scores[:, half + k], both[:, half + k], fold)
         at = wrong[:, k]
+        again, _, _ = suspicious(scores[:, half + k], both[:, half + k], fold, right=~at)
         facts |= {"judged": True, "why": ""}
         for given, name in ((1, "present"), (0, "absent")):
             turned = at & (both[:, half + k] == given)
@@ -112,22 +112,26 @@ def find_label_noise(
 
 
 def plant_wrong(y: np.ndarray, seed: int) -> np.ndarray:
-    """(n, F) bool: 3 % of the positive labels of each finding and as many negative ones, at least ten of both."""
+    """(n, F) bool: 3 % of the positive labels of each finding and as many negative ones, at least five of both."""
     rng = np.random.default_rng(seed)
     wrong = np.zeros(y.shape, bool)
     for f in range(y.shape[1]):
         positive, negative = (np.flatnonzero(y[:, f] == value) for value in (1, 0))
-        number = min(max(10, round(PLANTED * len(positive))), len(positive) // 3, len(negative) // 3)
+        number = min(max(5, round(PLANTED * len(positive))), len(positive) // 6, len(negative) // 6)
         wrong[rng.choice(positive, number, replace=False), f] = True
         wrong[rng.choice(negative, number, replace=False), f] = True
     return wrong
 
 
-def suspicious(score: np.ndarray, y: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def suspicious(
+    score: np.ndarray, y: np.ndarray, fold: np.ndarray, right: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which labels (n,) speak against their image; probability of the finding (n,), and likelihood ratio (n,).
 
-    The ratio is that of the image under the other label to that under its own.
+    The ratio is that of the image under the other label to that under its own. ``right`` (n,): labels not known to be
+    wrong, of which at most 2 % are listed; default all.
     """
+    right = np.ones(len(y), bool) if right is None else right
     p = calibrated(score, y, fold)
     known = ~np.isnan(y)
     share = float((y[known] == 1).mean())
@@ -138,8 +142,8 @@ def suspicious(score: np.ndarray, y: np.ndarray, fold: np.ndarray) -> tuple[np.n
         mine, others = y == given, y == 1 - given
         typical = (p if given == 0 else 1 - p)[others].mean()  # of the other class, among its own
         doubtful = np.flatnonzero(mine & ((p if given == 0 else 1 - p) >= typical) & (against > 0))
-        most = int(FALSE_ALARMS * mine.sum())
-        listed[doubtful[np.argsort(-against[doubtful], kind="stable")[:most]]] = True
+        order = doubtful[np.argsort(-against[doubtful], kind="stable")]
+        listed[order[np.cumsum(right[order]) <= int(FALSE_ALARMS * (mine & right).sum())]] = True
     return listed, p, np.exp(against)
 
 
@@ -220,8 +224,11 @@ def _patients(y: np.ndarray, patient: np.ndarray) -> int:
 
 
 def _right(recall: float | None, listed: int, labels: int) -> float | None:
-    """Share of the list that would be wrong labels, if 1 % of these labels were wrong at random; at most 1."""
-    if recall is None or not listed:
+    """Share of the list that would be wrong labels, if 1 % of these labels were wrong at random; at most 1.
+
+    Nothing is said about fewer than ten.
+    """
+    if recall is None or listed < 10:
         return None
     return min(1.0, recall * SUPPOSED * labels / listed)
 

@@ -36,7 +36,7 @@ RULES = {
     "odds; or an image is flat, or one grey level from an edge inwards",
     "near copies": "images of two patients that agree, once laid on each other, more than 0.05 pairs of different "
     "pictures in a set of this size would",
-    "doubtful labels": "among the 1 % of the labels of a finding that speak most against their image, and the other "
+    "doubtful labels": "among the 2 % of the labels of a finding that speak most against their image, and the other "
     "label is as likely as where it is given",
     "annotated in one source": "other sources do not say whether the finding is there",
     "duplicates": "images with the same pixels",
@@ -254,16 +254,24 @@ def _out_of_reach(measurable: dict[str, Any]) -> list[Named]:
             continue
         worst = min(small, key=lambda c: (c["positive"], c["power"]))
         need = worst["positives_needed"]
-        takes = f"it takes {need:,.0f}" if need is not None else "and no number there is enough, the rest is too few"
+        takes = _takes(need, worst["growth"])
         text = (
             f"An AUROC gap of {question['gap']:g} by {group} can be seen with {question['power']:.0%} power in "
             f"{len(cells) - len(small)} of {len(cells)} cells of {rows} (AUROC {question['auroc']:g}, one look); the "
             f"smallest is {worst['finding']} in {_level(group, worst['level'])} with "
-            f"{_count(worst['positive'], 'positive patient')}: {takes}."
+            f"{_count(worst['positive'], 'positive patient')}{takes}."
         )
         brief = f"gap {question['gap']:g} by {group} seen in {len(cells) - len(small)} of {len(cells)} cells"
         found.append(_name("gaps out of reach", text, brief, group=group, n=len(small), expected=0))
     return found
+
+
+def _takes(positives: float | None, growth: float | None) -> str:
+    if positives is not None:
+        return f", it takes {positives:,.0f}"
+    if growth is None:
+        return ": none to measure it in"
+    return f"; no number there is enough, all test patients have to grow {growth:,.0f}-fold"
 
 
 def _shortcuts(shortcuts: Sequence[dict[str, Any]], rows: str) -> list[Named]:

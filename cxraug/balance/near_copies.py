@@ -19,6 +19,18 @@ LEAST = 100  # images below which chance has no shape that could be read
 ALIGNED = 4000  # pairs at most that are aligned: a random half for the null, and those that are most alike
 EXPECTED = 0.05  # pairs of different pictures that are listed, on average over data sets
 FLOOR = 0.9  # correlation below which no pair is listed
+COLUMNS = (
+    "image",
+    "image_of_copy",
+    "patient_id",
+    "patient_id_of_copy",
+    "split",
+    "split_of_copy",
+    "labels",
+    "labels_of_copy",
+    "correlation",
+    "mirrored",
+)
 QUANTILES = (0.5, 0.9)  # of the best matches, which give the shape of chance: a tenth may be copies
 
 

@@ -158,7 +158,7 @@ def _fit(pixels: np.ndarray, rows: np.ndarray, kinds: tuple[str, ...], seed: int
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(rows)[:SAMPLE])
     parts = [small(pixels[rows]), *(plant(pixels[rows], kind, derive_seed(seed, kind)) for kind in kinds)]
-    model = LogisticRegression(C=0.01, max_iter=200, tol=1e-3)
+    model = LogisticRegression(C=0.3, max_iter=200, tol=1e-3)
     return model.fit(np.concatenate(parts), np.repeat(np.arange(len(kinds) + 1), len(rows)))
 
 

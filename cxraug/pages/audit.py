@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from cxraug.balance.naming import ALPHA
+from cxraug.balance.naming import ALPHA, headlines
 from cxraug.pages import audit_depth
 from cxraug.pages.page import (
     Cell,
@@ -25,6 +25,7 @@ from cxraug.pages.page import (
     table,
 )
 
+SENTENCES = 15  # that are open at first sight
 CELL_WIDTH, CELL_HEIGHT, LABEL_WIDTH = 44, 24, 170
 
 
@@ -53,7 +54,11 @@ def _named(audit: dict[str, Any]) -> list[Markup]:
     named = audit["named"]
     parts: list[Markup] = []
     firm, hints = [n for n in named if n["holds"]], [n for n in named if not n["holds"]]
-    parts.append(_sentences(firm) if firm else paragraph("No rule names anything."))
+    first = headlines(firm, SENTENCES)
+    rest = [n for n in firm if not any(n is shown for shown in first)]
+    parts.append(_sentences(first) if firm else paragraph("No rule names anything."))
+    if rest:
+        parts.append(fold(f"{len(rest)} more of the same kinds", _sentences(rest)))
     if hints:
         parts.append(fold(f"{len(hints)} hints that do not survive the correction for many looks", _sentences(hints)))
     rules = bullets(Markup("<b>{}</b>: {}").format(kind, rule) for kind, rule in audit["rules"].items())

@@ -85,8 +85,9 @@ def measurable(audit: dict[str, Any], heat: Heat) -> list[Markup]:
         f"Can an AUROC gap of {question['gap']:g} between a level (at {question['auroc'] - question['gap']:g}) and the "
         f"rest (at {question['auroc']:g}) be seen in the patients of {answer['rows']}, with {question['power']:.0%} "
         f"power at the {question['alpha']:.0%} level, looking once? A number is how many positive patients the cell "
-        "still lacks, all else as it is; ✓ none; – no number there is enough, because negatives or the rest are too "
-        "few. The darker, the more power. A patient counts once, however many images."
+        "still lacks, all else as it is; ✓ none; ×3: no number there is enough, because negatives or the rest are too "
+        "few, and all test patients have to grow threefold; – nothing to grow. The darker, the more power. A patient "
+        "counts once, however many images."
     )
     parts = [paragraph(text)]
     for group in dict.fromkeys(c["group"] for c in answer["cells"]):
@@ -178,7 +179,8 @@ def _labels(noise: dict[str, Any]) -> list[Markup]:
     parts = [heading("Doubtful labels"), paragraph(text)]
     lines = [
         {"finding": f["finding"], "AUROC": _interval(f, "auroc", ".2f"), "labelled": name,
-         "labels": f[f"labels_{name}"], "listed": f[f"listed_{name}"], "found": f[f"found_{name}"], "wrong among listed": f[f"right_{name}"]}
+         "labels": f[f"labels_{name}"], "listed": f[f"listed_{name}"], "found": f[f"found_{name}"],
+         "wrong among listed": f[f"right_{name}"]}
         for f in judged
         for name in ("present", "absent")
     ]  # fmt: skip
@@ -193,7 +195,9 @@ def _labels(noise: dict[str, Any]) -> list[Markup]:
 def _mark(cell: dict[str, Any], power: float) -> str:
     if cell["power"] >= power:
         return "✓"
-    return "–" if cell["positives_missing"] is None else f"{cell['positives_missing']:,}"
+    if cell["positives_missing"] is not None:
+        return f"{cell['positives_missing']:,}"
+    return "–" if cell["growth"] is None else f"×{cell['growth']:.2g}" if cell["growth"] < 100 else "×99+"
 
 
 def _interval(row: dict[str, Any] | None, value: str, spec: str) -> Cell:
