@@ -26,7 +26,7 @@ PLANTED = 0.03  # share of the positive labels that are turned, and as many nega
 MIN_PATIENTS = 30  # with the finding, and without it
 MIN_AUROC = 0.75  # lower limit below which a finding is not judged
 RIDGES = (0.01, 0.1, 1.0, 10.0)  # times the mean variance of the features
-WAVES, WIDTH = 1500, 0.5  # random Fourier features, and the scale of their frequencies
+WAVES, WIDTH = (256, 1500), 0.5  # random Fourier features, as many as images within limits; scale of their frequencies
 EXTRACTOR = "histograms of gradients (8 x 8 places, 8 directions) and 16 x 16 grey values, no weights"
 BLOCK = 4096
 SUPPOSED = 0.01  # share of wrong labels that the statement about the list supposes
@@ -186,10 +186,10 @@ def _waves(features: np.ndarray, seed: int) -> np.ndarray:
     """Random Fourier features float32 (n, d) of standardised features: they make ridge regression see curves."""
     rng = np.random.default_rng(seed)
     mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
-    width = WIDTH / np.sqrt(features.shape[1])
-    turns = (rng.normal(size=(features.shape[1], WAVES)) * width).astype(np.float32)
-    phase = rng.uniform(0, 2 * np.pi, WAVES).astype(np.float32)
-    out = np.empty((len(features), WAVES), np.float32)
+    width, number = WIDTH / np.sqrt(features.shape[1]), int(np.clip(len(features), *WAVES))
+    turns = (rng.normal(size=(features.shape[1], number)) * width).astype(np.float32)
+    phase = rng.uniform(0, 2 * np.pi, number).astype(np.float32)
+    out = np.empty((len(features), number), np.float32)
     for start in range(0, len(features), BLOCK):
         part = ((features[start : start + BLOCK] - mean) / spread).astype(np.float32)
         out[start : start + BLOCK] = np.cos(part @ turns + phase)

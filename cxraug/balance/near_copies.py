@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy import special
 
 from cxraug.privacy.alignment import align
 from cxraug.privacy.nearest import nearest
@@ -31,7 +32,7 @@ COLUMNS = (
     "correlation",
     "mirrored",
 )
-QUANTILES = (0.5, 0.9)  # of the best matches, which give the shape of chance: a tenth may be copies
+QUANTILES = (0.3, 0.8)  # of the best matches, which give the shape of chance: a fifth may be copies
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def find_near_copies(
     -----
     Each image's nearest image of another patient is searched exactly (whitened histograms of gradients, mirrored and at
     three scales) and then aligned. Chance is read off the data themselves: the Fisher-transformed correlations of best
-    matches have a Gumbel law, whose two parameters follow from their median and 90 % quantile, so that up to a tenth of
+    matches have a normal law, whose two parameters follow from their 30 and 80 % quantiles, so that up to a fifth of
     the images may be copies. The cut is where 0.05 pairs are expected by chance in the whole set.
     """
     patient = pd.factorize(frame["patient_id"])[0].astype(np.int64)
@@ -97,14 +98,13 @@ def find_near_copies(
 def cut_off(correlation: np.ndarray, images: int) -> float:
     """The correlation that 0.05 of ``images`` best matches of different pictures exceed on average.
 
-    ``correlation`` (k,) of best matches, of which at most a tenth are copies.
+    ``correlation`` (k,) of best matches, of which at most a fifth are copies.
     """
     z = np.arctanh(np.clip(correlation, -0.999999, 0.999999))
     low, high = np.quantile(z, QUANTILES)
-    reduced = [-np.log(-np.log(q)) for q in QUANTILES]
-    scale = max((high - low) / (reduced[1] - reduced[0]), 1e-6)
-    top = -np.log(-np.log1p(-min(EXPECTED / images, 0.5)))
-    return float(max(FLOOR, np.tanh(low + scale * (top - reduced[0]))))
+    first, second = (special.ndtri(q) for q in QUANTILES)
+    scale = max((high - low) / (second - first), 1e-6)
+    return float(max(FLOOR, np.tanh(low + scale * (special.ndtri(1 - min(EXPECTED / images, 0.5)) - first))))
 
 
 def _search(

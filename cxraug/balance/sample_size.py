@@ -52,7 +52,8 @@ def auroc_variance(area: np.ndarray | float, positives: np.ndarray, negatives: n
     """Variance of the AUROC of independent patients with normal scores; infinite without positives or negatives.
 
     ``[A (1 - A) + (m + n - 2) (Q - A^2)] / (m n)`` (Hanley & McNeil 1982, Radiology 143, 29-36, with the Q of normal
-    scores of equal variance in place of that of exponential ones). DeLong's estimate has this expectation.
+    scores of equal variance in place of that of exponential ones, under which it is up to half as much again). DeLong's
+    estimate has this expectation.
     """
     own, shared = auroc_moments(area)
     m, n = np.asarray(positives, dtype=float), np.asarray(negatives, dtype=float)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from cxraug.balance.adjustment import FindingSums, Sums
 from cxraug.evaluation.auroc import area_and_slope
@@ -48,31 +47,34 @@ def shortcut(sums: FindingSums, fold: np.ndarray) -> Shortcut | None:
 
     Notes
     -----
-    The score of an image is the log odds of the finding in its pattern among the patients of the four other folds, less
-    the log odds of all of these patients (folds would differ by chance otherwise, and pooling them would pull the AUROC
-    below one half). Its variance is that of Obuchowski 1997 with patients as clusters, as in an evaluation.
+    Patterns are ordered by the share of positives among the patients of the four other folds. Images are compared
+    within their fold only (pooled over folds, ties within a pattern would be broken by chance and pull the AUROC down);
+    folds count by their pairs. The variance is that of Obuchowski 1997 with patients as clusters, as in an evaluation.
+    It leaves out that the order is learnt: intervals cover 93 % where there is a shortcut, 82 % where there is none.
     """
     seen, hits, patterns = sums.seen, sums.hits, sums.sums.patterns
     counts = sums.positive, sums.negative
     if min(counts) < MIN_PATIENTS or np.count_nonzero(sums.images) < 2:
         return None
-    absent = seen - hits
-    cell = fold * patterns + sums.sums.pattern
-    images, found = (np.bincount(cell, part, FOLDS * patterns).reshape(FOLDS, patterns) for part in (seen, hits))
+    absent, cell = seen - hits, fold * patterns + sums.sums.pattern
+    weights = [np.bincount(cell, part, FOLDS * patterns).reshape(FOLDS, patterns) for part in (absent, hits)]
+    images, found = weights[0] + weights[1], weights[1]
     images, found = images.sum(axis=0) - images, found.sum(axis=0) - found  # of the other folds
-    share = (found.sum(axis=1, keepdims=True) + 0.5) / (images.sum(axis=1, keepdims=True) + 1)
-    score = (special.logit((found + PRIOR * share) / (images + PRIOR)) - special.logit(share)).ravel()
-    score = np.round(score, 12)
-    weight = np.concatenate([np.bincount(cell, part, len(score)) for part in (absent, hits)])
-    positive = np.repeat([False, True], len(score))
-    order = np.argsort(np.tile(score, 2), kind="stable")
-    order = order[weight[order] > 0]
-    area, slope = area_and_slope(np.tile(score, 2)[order], positive[order], weight[order])
-    per_image = np.zeros(len(weight))
-    per_image[order] = slope
+    share = found.sum(axis=1, keepdims=True) / np.maximum(images.sum(axis=1, keepdims=True), 1)
+    score = np.round((found + PRIOR * share) / (images + PRIOR), 12)
+    pairs = weights[0].sum(axis=1) * weights[1].sum(axis=1)
+    area, slopes = 0.0, np.zeros((2, FOLDS, patterns))
+    positive = np.repeat([False, True], patterns)
+    for k in np.flatnonzero(pairs):
+        weight, scores = np.concatenate([part[k] for part in weights]), np.tile(score[k], 2)
+        order = np.argsort(scores, kind="stable")
+        order = order[weight[order] > 0]
+        value, slope = area_and_slope(scores[order], positive[order], weight[order])
+        area += pairs[k] / pairs.sum() * value
+        slopes[positive[order].astype(int), k, order % patterns] = pairs[k] / pairs.sum() * slope
     factors = [np.sqrt(n / max(n - 1, 1)) for n in counts]
-    value = hits * per_image[len(score) :][cell] * factors[0] + absent * per_image[: len(score)][cell] * factors[1]
-    psi = sums.per_patient(value)
+    flat = slopes.reshape(2, -1)[:, cell]
+    psi = sums.per_patient(hits * flat[1] * factors[0] + absent * flat[0] * factors[1])
     df = variance_df(psi[None], np.array([min(counts)]))[0]
     low, high = interval(np.array([area]), np.array([psi @ psi]), np.array([df]), "logit", 0.05)
     return Shortcut(float(area), float(low[0]), float(high[0]), int(seen.sum()), counts[0])
