@@ -106,17 +106,23 @@ def altered(image: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarra
 
 def planted_copies(sets: dict[str, tuple[Manifest, np.ndarray]]) -> list[str]:
     """Images replaced by changed copies of another patient's image."""
-    out = ["## Near copies", "", f"{PER_KIND} images replaced by a changed copy of another patient's.", ""]
+    out = [
+        "## Near copies",
+        "",
+        f"At most {PER_KIND} images of each kind replaced by a changed copy of another patient's.",
+        "",
+    ]
     out += ["| images | n | copy | found | cut |", "|---|---|---|---|---|"]
     kinds = ("JPEG quality 50", "brighter", "mirrored", "cropped to 90 %")
     for name, (manifest, pixels) in sets.items():
+        each = min(PER_KIND, len(pixels) // 80)
         rng = np.random.default_rng(2)
         changed, of = pixels.copy(), {}
         rows = rng.permutation(len(pixels))
-        take, rest = rows[: len(kinds) * PER_KIND], rows[len(kinds) * PER_KIND :]
+        take, rest = rows[: len(kinds) * each], rows[len(kinds) * each :]
         for i, row in enumerate(take):
             source = rest[i]
-            changed[row] = copied(pixels[source], kinds[i // PER_KIND])
+            changed[row] = copied(pixels[source], kinds[i // each])
             of[manifest.frame["image"].iloc[row]] = manifest.frame["image"].iloc[source]
         copies = find_near_copies(changed, cells_of(changed), manifest.frame)
         assert copies is not None
@@ -125,7 +131,7 @@ def planted_copies(sets: dict[str, tuple[Manifest, np.ndarray]]) -> list[str]:
             frozenset((manifest.frame["image"].iloc[row], of[manifest.frame["image"].iloc[row]])) for row in take
         ]
         for k, kind in enumerate(kinds):
-            hit = np.mean([pair in pairs for pair in planted[k * PER_KIND : (k + 1) * PER_KIND]])
+            hit = np.mean([pair in pairs for pair in planted[k * each : (k + 1) * each]])
             out.append(f"| {name} | {len(pixels):,} | {kind} | {hit:.0%} | {copies.cut:.3f} |")
         clean = find_near_copies(pixels, cells_of(pixels), manifest.frame)
         assert clean is not None
