@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,33 +23,43 @@ from cxraug.balance.sample_size import Question, patients_needed, positives_need
 from cxraug.evaluation.auroc import auroc
 from cxraug.evaluation.measured import Patients
 from cxraug.privacy.structure import cells_of
+from cxraug.storage import atomic
 from cxraug.studies.cache import build_cache
 from cxraug.studies.images import Encoding
 from cxraug.studies.manifest import Manifest, read_manifest
 from cxraug.studies.phantom.cohort import PhantomSettings, make_cohort
 
-STUDIES, PER_KIND = 700, 15
+STUDIES, REAL, PER_KIND = 400, 1000, 15
+COMMON = ("Cardiomegaly", "Edema", "Effusion", "Consolidation", "Pneumothorax")  # of the phantoms
 WRONG = (0.02, 0.05)  # shares of the labels that are turned
-SETS, TRIALS = 300, 2000
+SETS, TRIALS = 200, 1000
 
 
 def main() -> None:
-    """Run every part and write one page."""
+    """Run the parts that are asked for and not done yet; the page holds what is done."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, help="real images, at most 1,200 of which are used")
+    parser.add_argument("--manifest", type=Path, help=f"real images, at most {REAL:,} of which are used")
+    parser.add_argument("--only", help="parts, separated by commas: " + ", ".join(PARTS))
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    path = make_cohort(PhantomSettings(n=STUDIES, size=64, seed=11), asked.work / "phantom", workers=1)
-    sets = {"phantoms": loaded(path, asked.work / "cache")}
-    if asked.manifest:
-        sets["real images"] = loaded(asked.manifest, asked.work / "cache-real", 1200)
+    for name in asked.only.split(",") if asked.only else PARTS:
+        file = asked.work / f"{name}.md"
+        if not file.exists():
+            lines = PARTS[name]() if name in ("power", "odds") else PARTS[name](sets(asked.work, asked.manifest))
+            with atomic(file) as temporary:
+                temporary.write_text("\n".join(lines) + "\n")
     command = f"python benchmarks/audit.py --work DIR{' --manifest MANIFEST' if asked.manifest else ''} --out FILE"
-    lines = ["# What the audit finds", "", f"    {command}", ""]
-    for part in (planted_faults, planted_copies, wrong_labels):
-        lines += [*part(sets), ""]
-    lines += [*sample_sizes(), "", *coverage(), ""]
-    asked.out.write_text("\n".join(lines))
+    done = [(asked.work / f"{name}.md").read_text() for name in PARTS if (asked.work / f"{name}.md").exists()]
+    asked.out.write_text("\n".join([f"# What the audit finds\n\n    {command}\n", *done]))
+
+
+def sets(work: Path, real: Path | None) -> dict[str, tuple[Manifest, np.ndarray]]:
+    """Phantoms, and some real images."""
+    settings = PhantomSettings(n=STUDIES, size=64, seed=11, prevalence=dict.fromkeys(COMMON, 0.3))
+    path = make_cohort(settings, work / "phantom", workers=1)
+    found = {"phantoms": loaded(path, work / "cache")}
+    return {**found, "real images": loaded(real, work / "cache-real", REAL)} if real else found
 
 
 def loaded(path: Path, cache: Path, most: int = 10**9) -> tuple[Manifest, np.ndarray]:
@@ -276,6 +287,10 @@ def one_set(patients: int, truth: float, seed: int) -> tuple[float, ...]:
     marginal = truth ** (1 / np.sqrt(1 + 0.346))
     return (np.exp(adjusted.log), *adjusted.limits(), np.exp(crude.log), *crude.limits(), float(marginal))
 
+
+PARTS: dict[str, Callable[..., list[str]]] = {
+    "faults": planted_faults, "copies": planted_copies, "labels": wrong_labels, "power": sample_sizes, "odds": coverage,
+}  # fmt: skip
 
 if __name__ == "__main__":
     start = time.monotonic()

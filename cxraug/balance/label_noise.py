@@ -26,9 +26,7 @@ PLANTED = 0.03  # share of the positive labels that are turned, and as many nega
 MIN_PATIENTS = 30  # with the finding, and without it
 MIN_AUROC = 0.75  # lower limit below which a finding is not judged
 RIDGES = (0.01, 0.1, 1.0, 10.0)  # times the mean variance of the features
-WAVES, WIDTH = (256, 1500), 0.5  # random Fourier features, as many as images within limits; scale of their frequencies
 EXTRACTOR = "histograms of gradients (8 x 8 places, 8 directions) and 16 x 16 grey values, no weights"
-BLOCK = 4096
 SUPPOSED = 0.01  # share of wrong labels that the statement about the list supposes
 
 
@@ -62,11 +60,11 @@ def find_label_noise(
 
     Notes
     -----
-    Out-of-fold probabilities (five folds of whole patients; ridge regression on random Fourier features, Rahimi & Recht
-    2007; then logistic calibration) in place of the network of confident learning (Northcutt, Jiang & Chuang 2021, JAIR
-    70, 1373-1411). As there, a label is suspicious where the other class has at least the mean probability that it has
-    among its own images; of those, the at most 2 % of each kind of label that speak most against it are listed. So the
-    list never holds more than 2 % of the right labels of a kind. A finding whose AUROC is not surely above 0.75 is not
+    Out-of-fold probabilities (five folds of whole patients; ridge regression of the standardised features, then
+    logistic calibration) in place of the network of confident learning (Northcutt, Jiang & Chuang 2021, JAIR 70, 1373-1411). As
+    there, a label is suspicious where the other class has at least the mean probability that it has among its own
+    images; of those, the at most 2 % of each kind of label that speak most against it are listed. So the list never
+    holds more than 2 % of the right labels of a kind. A finding whose AUROC is not surely above 0.75 is not
     judged. ``found`` is measured: a second fit, with 3 % of the positive labels and as many negative ones turned.
     """
     patient = pd.factorize(frame["patient_id"])[0].astype(np.int64)
@@ -79,10 +77,9 @@ def find_label_noise(
     ]  # fmt: skip
     if not enough:
         return LabelNoise(_table(frame, [], findings), known, len(y))
-    waves = _waves(features, derive_seed(seed, "waves"))
     wrong = plant_wrong(y[:, enough], derive_seed(seed, "wrong"))
     both = np.concatenate([y[:, enough], np.where(wrong, 1 - y[:, enough], y[:, enough])], axis=1)
-    scores = out_of_fold(waves, both, fold)
+    scores = out_of_fold(_standardised(features), both, fold)
     half = len(enough)
     found = []
     for k, f in enumerate(enough):
@@ -182,18 +179,9 @@ def out_of_fold(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> np.ndarray:
     return np.take_along_axis(scores, best[None, None, :], axis=0)[0]
 
 
-def _waves(features: np.ndarray, seed: int) -> np.ndarray:
-    """Random Fourier features float32 (n, d) of standardised features: they make ridge regression see curves."""
-    rng = np.random.default_rng(seed)
-    mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
-    width, number = WIDTH / np.sqrt(features.shape[1]), int(np.clip(len(features), *WAVES))
-    turns = (rng.normal(size=(features.shape[1], number)) * width).astype(np.float32)
-    phase = rng.uniform(0, 2 * np.pi, number).astype(np.float32)
-    out = np.empty((len(features), number), np.float32)
-    for start in range(0, len(features), BLOCK):
-        part = ((features[start : start + BLOCK] - mean) / spread).astype(np.float32)
-        out[start : start + BLOCK] = np.cos(part @ turns + phase)
-    return out - out.mean(axis=0)
+def _standardised(features: np.ndarray) -> np.ndarray:
+    """float32 (n, d) of mean 0 and standard deviation 1."""
+    return ((features - features.mean(axis=0)) / (features.std(axis=0) + 1e-6)).astype(np.float32)
 
 
 def _platt(score: np.ndarray, y: np.ndarray) -> tuple[float, float]:
