@@ -61,11 +61,12 @@ def find_label_noise(
     Notes
     -----
     Out-of-fold probabilities (five folds of whole patients; ridge regression of the standardised features, then
-    logistic calibration) in place of the network of confident learning (Northcutt, Jiang & Chuang 2021, JAIR 70, 1373-1411). As
-    there, a label is suspicious where the other class has at least the mean probability that it has among its own
-    images; of those, the at most 2 % of each kind of label that speak most against it are listed. So the list never
-    holds more than 2 % of the right labels of a kind. A finding whose AUROC is not surely above 0.75 is not
-    judged. ``found`` is measured: a second fit, with 3 % of the positive labels and as many negative ones turned.
+    logistic calibration) in place of the network of confident learning (Northcutt, Jiang & Chuang 2021, JAIR 70,
+    1373-1411). As there, a label is suspicious where the other class has at least the mean probability that it has
+    among its own images; of those, the at most 2 % of each kind of label that speak most against it are listed. So
+    the list never holds more than 2 % of the right labels of a kind. A finding whose AUROC is not surely above 0.75
+    is not judged. ``found`` is measured: a second fit, with 3 % of the positive labels and as many negative ones
+    turned.
     """
     patient = pd.factorize(frame["patient_id"])[0].astype(np.int64)
     fold = (np.random.default_rng(derive_seed(seed, "folds")).permutation(patient.max() + 1) % FOLDS)[patient]
