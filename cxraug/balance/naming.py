@@ -93,8 +93,8 @@ def headlines(named: Sequence[Named], limit: int = 12) -> list[Named]:
     return [named[i] for i in sorted(chosen)]
 
 
-def summary(named: Sequence[Named], lines: int = 12, each: int = 3) -> list[tuple[str, str]]:
-    """One line per kind, the most pressing first: the kind, and its first few facts in a few words.
+def summary(named: Sequence[Named], lines: int = 12, width: int = 90) -> list[tuple[str, str]]:
+    """One line per kind, the most pressing first: the kind, and as many of its facts, in a few words, as ``width`` holds.
 
     Hints count only where a kind has nothing better.
     """
@@ -102,13 +102,22 @@ def summary(named: Sequence[Named], lines: int = 12, each: int = 3) -> list[tupl
     for item in named:
         kinds.setdefault(item["kind"], []).append(item)
     out = []
-    for kind, items in kinds.items():
+    for kind, items in list(kinds.items())[:lines]:
         firm = [item for item in items if item["holds"]]
-        shown = firm or items
-        text = "; ".join(item["brief"] for item in shown[:each])
-        more = f"; and {len(shown) - each} more" if len(shown) > each else ""
-        out.append((kind if firm else f"{kind} (hint)", text + more))
-    return out[:lines]
+        briefs = [item["brief"] for item in firm or items]
+        out.append((kind if firm else f"{kind} (hint)", _fitting(briefs, width)))
+    return out
+
+
+def _fitting(briefs: Sequence[str], width: int) -> str:
+    """The first of ``briefs`` that fit into ``width``, at least one, and how many are left."""
+    text = briefs[0]
+    for k in range(len(briefs), 0, -1):
+        rest = len(briefs) - k
+        text = "; ".join(briefs[:k]) + (f"; and {rest} more" if rest else "")
+        if len(text) <= width:
+            break
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _name(kind: str, sentence: str, brief: str, *, holds: bool = True, **facts: Any) -> Named:

@@ -119,11 +119,10 @@ def _print(found: dict, out: Path) -> None:
         f"{found['images']:,} images, {found['studies']:,} studies, {found['patients']:,} patients, "
         f"{len(found['findings'])} findings; counted in {found['naming_rows']}"
     )
-    lines = summary(found["named"], LINES)
-    wide = max((len(kind) for kind, _ in lines), default=0)
+    wide = max((len(kind) for kind, _ in summary(found["named"], LINES)), default=0)
+    lines = summary(found["named"], LINES, width - wide - 2)
     for kind, text in lines:
-        line = f"{kind:<{wide}}  {text}"
-        typer.echo(line if len(line) <= width else line[: width - 1] + "…")
+        typer.echo(f"{kind:<{wide}}  {text}")
     if not lines:
         typer.echo("No rule names anything.")
     typer.echo(f"{len(found['named'])} sentences and every table: {out / 'audit.html'}, audit.json, *.csv")

@@ -64,6 +64,10 @@ def test_first_sight_is_short(audit: dict) -> None:
     assert kinds.index("near copies") < kinds.index("rare finding") < kinds.index("faulty pictures")
     assert {"shortcut", "doubtful labels", "gaps out of reach", "confounded"} <= set(kinds)
     assert summary(audit["named"], lines=2) == lines[:2]
+    for width in (30, 60, 200):
+        assert all(len(text) <= width for _, text in summary(audit["named"], width=width))
+    named = [{"kind": "rare finding", "holds": True, "brief": f"finding {i}"} for i in range(9)]
+    assert summary(named, width=40) == [("rare finding", "finding 0; finding 1; and 7 more")]
 
 
 def test_every_part_is_on_the_page_and_names_are_escaped(audit: dict) -> None:
