@@ -6,7 +6,11 @@ import contextlib
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from cxraug.errors import InputError
+
+Device = Literal["auto", "cpu", "cuda"]  # auto: CUDA where there is one
 
 
 def machine() -> dict[str, Any]:
@@ -18,6 +22,19 @@ def machine() -> dict[str, Any]:
         found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def check_device(device: str, *, name: str = "--device", auto: bool = False) -> Device:
+    """``device`` if this machine has it (``auto``: or ``auto``); :class:`InputError` otherwise."""
+    import torch
+
+    known: tuple[Device, ...] = ("auto", "cpu", "cuda") if auto else ("cpu", "cuda")
+    found = next((one for one in known if one == device), None)
+    if found is None:
+        raise InputError(f"{name} is not known", found=device, expected="one of " + ", ".join(known))
+    if found == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"{name} is cuda, and torch sees no CUDA device", expected=" or ".join(known[:-1]))
     return found
 
 

@@ -115,6 +115,7 @@ class CoreSettings(Strict):
     """Which core is asked: a shipped one, a folder, ``gaussian`` (fitted on the spot), ``train`` (trained in the run).
 
     ``train`` fits once on the rows common to all draws and then fine-tunes inside each draw for ``finetune_steps``.
+    ``device`` is where images are drawn: on ``cuda`` equal bytes are not promised.
     ``burned_text`` says whether cores that are fitted here see images with text burned into their pixels.
     """
 
@@ -123,6 +124,7 @@ class CoreSettings(Strict):
     finetune_steps: int = Field(0, ge=0)
     sampler_steps: int | None = Field(None, ge=1)
     guidance: float | None = Field(None, ge=0)
+    device: Literal["cpu", "cuda"] = "cpu"
     burned_text: BurnedText = "leave_out"
 
     @model_validator(mode="after")

@@ -204,9 +204,12 @@ def run_recipe(
         Bad recipe or data, or an old folder made by other settings.
     """
     from cxraug import arm_job, stages
+    from cxraug.machine import check_device
 
     arm_job.open_run.cache_clear()
     recipe = read_recipe(path, overrides)
+    check_device(recipe.core.device, name="core.device")
+    check_device(recipe.train.device, name="train.device", auto=True)
     run = Run(recipe, Path(out) if out is not None else Path("runs") / recipe.name)
     if fresh and run.folder.exists():
         ours = ("settings.json", "recipe.yaml")

@@ -208,7 +208,8 @@ def _core(run: Run, draw: int, name: str, keep: np.ndarray) -> Any:
             tuned = settings.train.model_copy(update={"steps": settings.finetune_steps, "lr": rate})
             _train_core(run, keep, Path(own), tuned, init=run.folder / "core", seed=("core", draw))
     asked = {"sampler_steps": settings.sampler_steps, "guidance": settings.guidance}
-    return open_core(own, overrides={name: value for name, value in asked.items() if value is not None})
+    overrides = {name: value for name, value in asked.items() if value is not None}
+    return open_core(own, device=settings.device, overrides=overrides)
 
 
 def _fit_gaussian(run: Run, keep: np.ndarray, folder: Path) -> Any:

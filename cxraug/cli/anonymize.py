@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cxraug.cores.core import GenerativeCore
     from cxraug.privacy.attacks import AttackSettings
     from cxraug.privacy.swap import Reporter
+    from cxraug.studies.manifest import Manifest
 
 
 def register(app: typer.Typer) -> None:
@@ -76,6 +77,7 @@ def anonymize(
         False, "--same-labels", help="A patient number under other labels is another patient (for the attacks only)."
     ),
     fresh: bool = typer.Option(False, "--fresh", help="Start over, and replace a finished swap in OUT."),
+    device: str = typer.Option("cpu", "--device", help="Where the core computes: cpu or cuda."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Swap every real study for a synthetic one with the same attributes and a new report; resumes."""
@@ -84,11 +86,13 @@ def anonymize(
     from cxraug.cores.registry import open_core
     from cxraug.errors import first_problem
     from cxraug.gate.settings import GateSettings
+    from cxraug.machine import check_device
     from cxraug.privacy.attacks import AttackSettings
     from cxraug.privacy.swap import swap
     from cxraug.privacy.swap_settings import SwapSettings, parse_strength
     from cxraug.studies.manifest import read_manifest
 
+    check_device(device)
     try:
         settings = SwapSettings(
             k=k, strength=parse_strength(strength), candidates=candidates, splits=tuple(names(splits) or ()),  # type: ignore[arg-type]
@@ -98,14 +102,17 @@ def anonymize(
         )  # fmt: skip
     except ValidationError as error:
         path, message = first_problem(error)
-        raise InputError(f"--{path.replace('_', '-')}: {message}" if path else message) from None
+        raise InputError(f"--{path.partition('.')[0].replace('_', '-')}: {message}" if path else message) from None
     if keep_key is not None and keep_key.exists():
         raise InputError("--keep-key: this file is there already", file=keep_key, expected="a new file")
     data = read_manifest(
         manifest, root=root, where=parse_where(where), label_columns=parse_label_columns(label_columns)
     )
     say_label_columns(data.label_columns)
-    opened = open_core(core, overrides={"steps": sampler_steps, "guidance": guidance})
+    _refuse_early(
+        data, test, tuple(names(groups) or ()) if report else (), model if report or not only_copies else None
+    )
+    opened = open_core(core, device=device, overrides={"steps": sampler_steps, "guidance": guidance})
     attack = AttackSettings(steps=attack_steps, same_labels=same_labels)
     reporter = (
         _reporter(opened, test, tuple(names(groups) or ()), model, train_steps, seeds, attack) if report else None
@@ -155,6 +162,20 @@ def _reporter(
     return partial(write_report, settings=settings, test=data, attack=attack)
 
 
+def _refuse_early(real: Manifest, test: Path | None, groups: tuple[str, ...], model: str | None) -> None:
+    """Refuse groups and a network that are not there before anything is drawn: the drawing takes longest."""
+    from cxraug.classifiers.models import build_model
+    from cxraug.evaluation.groups import group_levels
+    from cxraug.studies.manifest import read_manifest
+
+    frame = real.frame if test is None else read_manifest(test).frame
+    for group in groups:
+        if group not in ("sex", "age"):  # the default's are left out where they are not known
+            group_levels(frame, group)
+    if model is not None:
+        build_model(model, 1)
+
+
 def _checks_off(only_copies: bool) -> dict[str, Any]:
     """The gate's settings that switch off every check but that for copies."""
     from cxraug.gate.settings import GateSettings
@@ -180,5 +201,8 @@ def _show(result: dict[str, Any]) -> None:
     )
     for row in result["left_out"]:
         typer.echo(f"left out: {row['studies']} studies: {row['reason']}")
+    page = Path(result["folder"]) / "report" / "swap.html"
+    if page.is_file():
+        typer.echo(f"utility and attacks: {page}")
     if result["private"] is not None:
         typer.echo(f"{result['private']}: PRIVATE, it links the stand-ins to real patients")

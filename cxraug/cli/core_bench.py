@@ -38,9 +38,10 @@ def bench(
     from cxraug.cores.bench import bench_core, trials
     from cxraug.cores.registry import SHIPPED, find_core, open_core, write_sampler
     from cxraug.fidelity.extractors import open_extractor
+    from cxraug.machine import check_device
     from cxraug.studies.manifest import read_manifest
 
-    core = open_core(name, device=device)
+    core = open_core(name, device=check_device(device))
     if write and find_core(name).is_relative_to(SHIPPED):
         raise InputError("--write changes a core's folder, not a shipped core", found=name)
     own = core.sampler

@@ -44,10 +44,11 @@ def evaluate(
     from cxraug.cli.selection import names, parse_where
     from cxraug.cores.measures.evaluation import EvaluationSettings, evaluate_core
     from cxraug.cores.registry import open_core
+    from cxraug.machine import check_device
     from cxraug.pages.core_evaluation import write_core_report
     from cxraug.studies.manifest import read_manifest
 
-    core = open_core(name, device=device)
+    core = open_core(name, device=check_device(device))
     core.configure(steps=steps, guidance=guidance)
     settings = EvaluationSettings(
         splits=tuple(names(splits) or ()), n=n, seed=seed, sets=tuple(names(sets) or ()), probe_steps=probe_steps,

@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
         root: Path | None = typer.Option(None, "--root", help="Folder that the real images' paths start from."),
         halves: int = typer.Option(10, "--halves", help="How often the real images are dealt into two halves."),
         size: int = typer.Option(128, "--size", help="Side in pixels for spectrum, grey levels and MS-SSIM."),
-        seed: int = typer.Option(0, "--seed", help="Of the draw of images."),
+        seed: int = typer.Option(0, "--seed", min=0, help="Of the draw of images."),
         out: Path | None = typer.Option(None, "--out", help="Folder for fidelity.csv, fidelity.json, fidelity.html."),
         as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
     ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cxraug.cli.answer import print_json
-from cxraug.cli.selection import LABEL_COLUMNS_HELP, parse_age_bins, parse_label_columns, say_label_columns
+from cxraug.cli.selection import LABEL_COLUMNS_HELP, names, parse_age_bins, parse_label_columns, say_label_columns
 
 if TYPE_CHECKING:
     from cxraug.gate.settings import GateSettings
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
         core: str | None = typer.Option(None, "--core", help="The set's core, to draw rejected prompts again."),
         out: Path | None = typer.Option(None, "--out", help="Folder for the gate's classifiers; default SET/gate."),
         size: int = typer.Option(64, "--size", help="Side in pixels at which images are compared."),
-        findings: str | None = typer.Option(None, "--findings", help="Findings to judge, A|B; default: all."),
+        findings: str | None = typer.Option(None, "--findings", help="Findings to judge, A,B or A|B; default: all."),
         false_reject: float = typer.Option(
             0.05, "--false-reject", help="Share of real images that all checks may reject."
         ),
@@ -63,7 +63,10 @@ def register(app: typer.Typer) -> None:
         xrv_sex: Path | None = typer.Option(None, "--xrv-sex", help="Weights of torchxrayvision's sex model."),
         xrv_age: Path | None = typer.Option(None, "--xrv-age", help="State dict of torchxrayvision's age model."),
         xrv_race: Path | None = typer.Option(None, "--xrv-race", help="Weights of torchxrayvision's race model."),
-        seed: int = typer.Option(0, "--seed"),
+        seed: int = typer.Option(0, "--seed", min=0, help="Of folds, networks and calibration."),
+        device: str = typer.Option(
+            "auto", "--device", help="Where to compute: cpu or cuda; auto: networks on cuda if there, --core on cpu."
+        ),
         fresh: bool = typer.Option(False, "--fresh", help="Judge again even if these settings were judged before."),
         as_json: bool = typer.Option(False, "--json", help="Print gate.json."),
     ) -> None:
@@ -75,11 +78,13 @@ def register(app: typer.Typer) -> None:
         from cxraug.evaluation.groups import AGE_BINS
         from cxraug.gate.gate import gate_set
         from cxraug.gate.settings import GateSettings
+        from cxraug.machine import check_device
         from cxraug.studies.cache import build_cache
         from cxraug.studies.images import Encoding
         from cxraug.studies.manifest import read_manifest
-        from cxraug.synthesis.generate import GATE, set_settings
+        from cxraug.synthesis.generate import GATE, refuse_other_core, set_settings
 
+        where = check_device(device, auto=True)
         set_settings(set_folder)
         try:
             files = {"weights": weights, "xrv_findings": xrv_findings, "xrv_sex": xrv_sex, "xrv_age": xrv_age,
@@ -94,6 +99,10 @@ def register(app: typer.Typer) -> None:
             key, message = first_problem(error)
             option = {"max_redraws": "redraws"}.get(key, key).partition(".")[0].replace("_", "-")
             raise InputError(f"--{option}: {message}" if key else message) from None
+        opened = None
+        if core is not None:
+            opened = open_core(core, device="cpu" if where == "auto" else where)
+            refuse_other_core(set_folder, opened)  # before networks are trained for nothing
         folder = out or set_folder / "gate"
         encoding = Encoding(size=size)
         data = read_manifest(real, root=root, label_columns=parse_label_columns(label_columns))
@@ -101,7 +110,7 @@ def register(app: typer.Typer) -> None:
         manifest, cache = build_cache(data, folder / "cache", encoding)
         refuse_all_hidden(manifest, cache, set_folder, settings)
         train = (manifest.frame["split"] == "train").to_numpy()
-        judged = [name.strip() for name in findings.split("|")] if findings else list(manifest.findings)
+        judged = names((findings or "").replace("|", ",")) or list(manifest.findings)
         unknown = [name for name in judged if name not in manifest.findings]
         if unknown:
             raise InputError("unknown finding", found=unknown[0], expected=f"one of {', '.join(manifest.findings)}")
@@ -109,8 +118,8 @@ def register(app: typer.Typer) -> None:
             (set_folder / GATE).unlink(missing_ok=True)
         summary = gate_set(
             set_folder, manifest.take(train), cache.take(train), encoding, settings, findings=judged,
-            folder=folder, core=None if core is None else open_core(core), seed=seed,
-            age_bins=AGE_BINS if age_bins is None else parse_age_bins(age_bins),
+            folder=folder, core=opened, seed=seed,
+            age_bins=AGE_BINS if age_bins is None else parse_age_bins(age_bins), device=where,
         )  # fmt: skip
         if as_json:
             print_json(summary)

@@ -35,17 +35,19 @@ def register(app: typer.Typer) -> None:
         keep_masks: bool = typer.Option(
             False, "--keep-masks", help="Copy the plan's masks into the set: only where they are no patient's."
         ),
+        device: str = typer.Option("cpu", "--device", help="Where the core computes: cpu or cuda."),
         as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
     ) -> None:
         """Generate every study of a plan; run it again to go on where it stopped."""
         from cxraug.cores.registry import open_core
+        from cxraug.machine import check_device
         from cxraug.synthesis.generate import count_done, generate_set
         from cxraug.synthesis.prompts import read_plan
 
         part = re.fullmatch(r"(\d+)/(\d+)", shard)
         if part is None:
             raise InputError("bad --shard", found=shard, expected="i/n, for example 0/4")
-        opened = open_core(core)
+        opened = open_core(core, device=check_device(device))
         opened.configure(steps=steps, guidance=guidance, strength=strength)
         folder = generate_set(
             read_plan(plan),

@@ -56,10 +56,13 @@ def register(app: typer.Typer) -> None:
         """Attack a synthetic set: re-identification, membership, closest records; real pairs first."""
         from cxraug.cli.fidelity import read_synthetic
         from cxraug.cores.registry import open_core
+        from cxraug.errors import InputError
+        from cxraug.machine import check_device
         from cxraug.pages.privacy import write_privacy_page
         from cxraug.privacy.attacks import AttackSettings, attack_set
         from cxraug.studies.manifest import read_manifest
 
+        check_device(device)
         settings = AttackSettings(
             size=size, folds=folds, steps=steps, pairs=pairs, impostors=impostors, extractor=extractor, loss=loss,
             copies=copies, same_labels=same_labels, seed=seed, device=device,
@@ -71,8 +74,13 @@ def register(app: typer.Typer) -> None:
         say_label_columns(data.label_columns)
         made, rejected = read_synthetic(synthetic, with_rejected)
         opened = None if core is None else open_core(core, device=device)
+        card = _card_of(synthetic)
+        if opened is not None and card is not None and opened.card.sha256 != card.sha256:
+            raise InputError("--core is not the core that made the set", file=synthetic,
+                             found=f"{opened.card.name} {opened.card.sha256[:12]}",
+                             expected=f"{card.name} {card.sha256[:12]}")  # fmt: skip
         found = attack_set(
-            data, made, out, settings, links=table, core=opened, card=_card_of(synthetic), networks=networks,
+            data, made, out, settings, links=table, core=opened, card=card, networks=networks,
             fresh=fresh,
         )  # fmt: skip
         page = write_privacy_page(out)
@@ -119,11 +127,15 @@ def _show(found: dict[str, Any]) -> None:
     console = Console()
     table = Table(box=None, pad_edge=False)
     for name in ("attack", "target", "measure", "value [95 %]", "patients", ""):
-        table.add_column(name, justify="right" if name in ("value [95 %]", "patients") else "left", overflow="fold")
-    for row in found["rows"]:
+        right = name in ("value [95 %]", "patients")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "attack")
+    told = [row for row in found["rows"] if row["value"] is not None]
+    for row in told:
         cells = [row["attack"], row["target"], row["measure"], _value(row), str(row["n_patients"]), row["flag"]]
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
+    if blank := len(found["rows"]) - len(told):
+        console.print(Text(f"{blank} numbers that these patients are too few for stand in attacks.csv, each with why"))
     for line in found["sentences"]:
         console.print(Text(line))
     for line in found["notes"]:

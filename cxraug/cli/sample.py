@@ -62,12 +62,14 @@ def sample(
         False, "--keep-masks", help="Copy the masks into the set: only where they are no patient's."
     ),
     fresh: bool = typer.Option(False, "--fresh", help="Throw away what another prompt made in this folder."),
+    device: str = typer.Option("cpu", "--device", help="Where the core computes: cpu or cuda."),
     as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
 ) -> None:
     """Draw n studies of one prompt: a generated set, a contact sheet and the reports; resumes."""
     from cxraug.cores.core import LATERAL, NO_VIEWS
     from cxraug.cores.given import write_files
     from cxraug.cores.registry import open_core
+    from cxraug.machine import check_device
     from cxraug.synthesis.sample import sample_reports, sample_set
 
     if sex not in (None, "M", "F"):
@@ -78,7 +80,7 @@ def sample(
         raise InputError("--report with --from-report: a report is either given or wanted", expected="one of the two")
     if out.exists() and not out.is_dir():
         raise InputError("--out is not a folder", file=out)
-    core = open_core(name)
+    core = open_core(name, device=check_device(device))
     core.configure(steps=steps, guidance=guidance, strength=strength)
     card = core.card
     asked = parse_views(views, card.views)

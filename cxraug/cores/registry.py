@@ -40,6 +40,8 @@ def find_core(name: str | Path) -> Path:
     known = [card.name for card in list_cores()]
     kinds = ", ".join(f"{kind}:PATH" for kind in OPTIONS)
     expected = f"one of {', '.join(known)}, a folder with {CARD}, or {kinds}"
+    if str(name) == "gaussian":  # a recipe of `cxraug run` may say so
+        expected += "; gaussian is fitted to data, by `cxraug run` or by `cxraug core train` (core: {kind: gaussian})"
     raise InputError("no such core", found=str(name), expected=expected)
 
 

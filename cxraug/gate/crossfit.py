@@ -21,6 +21,7 @@ from cxraug.errors import InputError
 from cxraug.gate.attributes import AGE
 from cxraug.gate.check import Images
 from cxraug.gate.settings import GateSettings
+from cxraug.machine import Device
 from cxraug.seeds import derive_seed
 from cxraug.storage import digest, read_json, write_json
 from cxraug.studies.seen import Seen
@@ -46,19 +47,20 @@ class FoldModels:
 
 
 def fit_folds(
-    real: Images, y: np.ndarray, names: Sequence[str], settings: GateSettings, seed: int, folder: Path
-) -> FoldModels:
+    real: Images, y: np.ndarray, names: Sequence[str], settings: GateSettings, seed: int, folder: Path,
+    device: Device = "auto",
+) -> FoldModels:  # fmt: skip
     """Train one classifier per fold on the other folds, or take what an earlier call made.
 
     ``names`` (O,) are its outputs and ``y`` float32 (n, O) their values, 1, 0 or NaN. The classifiers lie in a folder
     of ``folder`` that is named after everything they depend on: ``fold-<k>/`` each with ``model.safetensors`` and a
     card, and a ``card.json`` for all of them with the hashes of what they have seen.
     """
-    key = _key(real, y, names, settings, seed)
+    key = _key(real, y, names, settings, seed, device)
     home = folder / f"classifier-{key[:12]}"
     train = TrainSettings(
         model=settings.model, steps=settings.steps, batch_size=settings.batch_size, lr=settings.learning_rate,
-        eval_every=settings.steps,
+        eval_every=settings.steps, device=device,
     )  # fmt: skip
     nothing = LabelledImages(real.pixels[:0], y[:0])  # nothing is chosen: the last step's weights are kept
     folds = _folds(real, settings.folds, seed)
@@ -70,7 +72,7 @@ def fit_folds(
             ArmData(LabelledImages(real.pixels, y, shown)), nothing, home / f"fold-{k}", train,
             findings=names, seed=derive_seed(seed, "gate", k), seen=_seen(real.take(rows), key), progress=True,
         )  # fmt: skip
-        scorers.append(_scorer(home / f"fold-{k}", names))
+        scorers.append(_scorer(home / f"fold-{k}", names, device))
     card = {
         "kind": KIND, "key": key, "findings": list(names), "size": int(real.pixels.shape[1]), "seed": seed,
         "folds": [f"fold-{k}" for k in range(len(folds))], "settings": settings.model_dump(mode="json"),
@@ -80,7 +82,9 @@ def fit_folds(
     return _fold_models(scorers, folds, names, [home / f"fold-{k}" for k in range(len(folds))])
 
 
-def load_folds(folder: Path, real: Images, findings: Sequence[str], attributes: Sequence[str] = ()) -> FoldModels:
+def load_folds(
+    folder: Path, real: Images, findings: Sequence[str], attributes: Sequence[str] = (), device: Device = "auto"
+) -> FoldModels:
     """Classifiers trained before: a trained classifier's folder, or one that :func:`fit_folds` wrote.
 
     All ``findings`` must be known to them; of ``attributes`` (sex, age, race) those that are known are read.
@@ -117,7 +121,7 @@ def load_folds(folder: Path, real: Images, findings: Sequence[str], attributes: 
             raise InputError(
                 "the gate's classifier takes another image size", file=home, found=known.size, expected=expected
             )
-        scorers.append(_scorer(home, names))
+        scorers.append(_scorer(home, names, device))
     used = rows_seen(folds_seen(folder), real)
     number = np.unique(real.patients.astype(str), return_inverse=True)[1] % len(scorers)
     return _fold_models(scorers, [(number == k) & ~used for k in range(len(scorers))], names, homes)
@@ -146,12 +150,12 @@ def _fold_models(
     return FoldModels(scorers, held_out, tuple(names), cards[0].model, [card.sha256 for card in cards])
 
 
-def _scorer(folder: Path, names: Sequence[str]) -> Scorer:
+def _scorer(folder: Path, names: Sequence[str], device: Device) -> Scorer:
     known = read_classifier_card(folder).findings
     columns = [known.index(name) for name in names]
 
     def score(pixels: np.ndarray) -> np.ndarray:
-        p = predict_arm(folder, pixels)[:, columns].astype(float)
+        p = predict_arm(folder, pixels, device=device)[:, columns].astype(float)
         with np.errstate(divide="ignore"):
             return np.clip(np.log(p) - np.log1p(-p), -FARTHEST, FARTHEST)
 
@@ -198,9 +202,10 @@ def _seen(real: Images, key: str) -> Seen:
     return Seen.of(real.patients.astype(str).tolist(), sha, key=key[:32])
 
 
-def _key(real: Images, y: np.ndarray, names: Sequence[str], settings: GateSettings, seed: int) -> str:
+def _key(real: Images, y: np.ndarray, names: Sequence[str], settings: GateSettings, seed: int, device: Device) -> str:
     """Digest of everything that the classifiers depend on."""
     pixels = hashlib.sha256(np.ascontiguousarray(real.pixels).data).hexdigest()
     labels = hashlib.sha256(np.ascontiguousarray(y, dtype=np.float32).data).hexdigest()
     chosen = {name: getattr(settings, name) for name in ("folds", "model", "steps", "batch_size", "learning_rate")}
+    chosen |= {} if device == "auto" else {"device": device}
     return digest([pixels, labels, real.patients.astype(str).tolist(), list(names), chosen, seed])

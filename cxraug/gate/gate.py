@@ -25,6 +25,7 @@ from cxraug.gate.reader import Reader
 from cxraug.gate.realism import Realism
 from cxraug.gate.reports import Reports
 from cxraug.gate.settings import GateSettings
+from cxraug.machine import Device
 from cxraug.pages.gate import PAGE, write_gate_page
 from cxraug.storage import digest, plain, read_json, write_json
 from cxraug.studies.cache import PixelCache
@@ -168,6 +169,7 @@ def gate_set(
     seed: int = 0,
     groups: Sequence[str] = ("sex", "age"),
     age_bins: Sequence[float] = AGE_BINS,
+    device: Device = "auto",
 ) -> dict[str, Any]:
     """Accept or reject every image of a generated set; re-draw what was rejected.
 
@@ -182,6 +184,7 @@ def gate_set(
         source annotates it. Without any source it is absent where all real sources annotate it.
     core : the core that made the set, for re-draws; without it nothing is re-drawn.
     groups, age_bins : acceptance is counted per finding and per level of these groups.
+    device : where the gate's networks compute: ``cpu``, ``cuda``, or ``auto``, which is CUDA where there is one.
 
     Returns
     -------
@@ -206,13 +209,14 @@ def gate_set(
         [
             set_settings(set_folder), settings.model_dump(), seed, core is not None, list(groups), list(age_bins),
             vars(encoding), [_plain_values(images), list(cache.sha)], claims.findings, claims.annotated, claims.sources,
+            *([] if device == "auto" else [device]),
         ]
     )  # fmt: skip
     if (set_folder / GATE).is_file() and (set_folder / MANIFEST).is_file() and (set_folder / PAGE).is_file():
         old = read_json(set_folder / GATE)
         if old.get("key") == key:
             return old
-    gate = Gate(open_checks(settings, tuple(findings), seed, Path(folder)), settings.false_reject).fit(images)
+    gate = Gate(open_checks(settings, tuple(findings), seed, Path(folder), device), settings.false_reject).fit(images)
     verdicts = _judge_draws(gate, set_folder, core, settings.max_redraws, claims, encoding)
     (set_folder / GATE).unlink(missing_ok=True)  # never beside a manifest of other verdicts
     frame = write_set(set_folder, verdicts.lines, verdicts.reasons)
@@ -269,13 +273,15 @@ class _Claims:
         return claimed_images(frame, pixels, self.read(frame), None, self.settings, self.age_bins)
 
 
-def open_checks(settings: GateSettings, findings: tuple[str, ...], seed: int, folder: Path) -> list[Check]:
+def open_checks(
+    settings: GateSettings, findings: tuple[str, ...], seed: int, folder: Path, device: Device = "auto"
+) -> list[Check]:
     """The checks that ``settings`` turn on, for ``Gate(checks, settings.false_reject)``.
 
-    ``findings`` are judged; ``folder`` keeps the networks' weights.
+    ``findings`` are judged; ``folder`` keeps the networks' weights; ``device`` is where the networks compute.
     """
     rates = settings.rates()
-    reader = Reader(findings, settings, seed, folder)
+    reader = Reader(findings, settings, seed, folder, device)
     checks: list[Check] = []
     if settings.duplicates:
         checks.append(Duplicates(settings.copy_rate, seed))

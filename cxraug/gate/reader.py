@@ -13,6 +13,7 @@ from cxraug.gate.check import Images
 from cxraug.gate.crossfit import FoldModels, fit_folds, load_folds
 from cxraug.gate.settings import GateSettings
 from cxraug.gate.xrv import open_xrv
+from cxraug.machine import Device
 
 TOLD = 4  # every so many rows tell a network sex, age and race: they are easy, and would crowd out the findings
 
@@ -31,9 +32,11 @@ class Reader:
     real : (n, O) scores of the real images, NaN for rows that a network may have seen.
     """
 
-    def __init__(self, findings: Sequence[str], settings: GateSettings, seed: int, folder: Path) -> None:
+    def __init__(
+        self, findings: Sequence[str], settings: GateSettings, seed: int, folder: Path, device: Device = "auto"
+    ) -> None:
         self.findings = tuple(findings) if settings.agreement else ()
-        self.settings, self.seed, self.folder = settings, seed, folder
+        self.settings, self.seed, self.folder, self.device = settings, seed, folder, device
         self._fitted: Images | None = None
         self._last: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -41,7 +44,7 @@ class Reader:
         """Train the networks (or take them from an earlier call) and read the real images, once for all checks."""
         if self._fitted is real:
             return
-        self.sources = open_xrv(self.settings, real, self.findings)
+        self.sources = open_xrv(self.settings, real, self.findings, self.device)
         read = {name for source in self.sources for name in source.names}
         taken = tuple(AGE if name == YEARS else name for name in read - set(self.findings)) or ("\0",)
         attributes, values = attribute_targets(real) if self.settings.demographics else ((), real.y[:, :0])
@@ -84,12 +87,12 @@ class Reader:
         self, real: Images, findings: tuple[str, ...], attributes: Sequence[str], values: np.ndarray
     ) -> FoldModels:
         if self.settings.weights is not None:
-            return load_folds(Path(self.settings.weights), real, findings, attributes)
+            return load_folds(Path(self.settings.weights), real, findings, attributes, self.device)
         at = [self.findings.index(finding) for finding in findings]
         if at:
             values = np.where(np.arange(len(real))[:, None] % TOLD == 0, values, np.nan)
         y = np.concatenate([real.y[:, at], values], axis=1).astype(np.float32)
-        return fit_folds(real, y, (*findings, *attributes), self.settings, self.seed, self.folder)
+        return fit_folds(real, y, (*findings, *attributes), self.settings, self.seed, self.folder, self.device)
 
     def _standardise(self, real: Images) -> None:
         self.norms: list[list[tuple[np.ndarray, np.ndarray, int]]] = []

@@ -29,7 +29,7 @@ MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, whic
 SAME = {"pleural effusion": "effusion"}  # names of ours that torchxrayvision writes otherwise
 
 
-def open_xrv(settings: GateSettings, real: Images, findings: Sequence[str]) -> list[FoldModels]:
+def open_xrv(settings: GateSettings, real: Images, findings: Sequence[str], device: str = "auto") -> list[FoldModels]:
     """The readers whose weights are named; nothing is ever downloaded.
 
     - ``xrv_findings``: a state dict of ``densenet121-res224-all`` (18 outputs). Findings that it does not know are left
@@ -45,17 +45,18 @@ def open_xrv(settings: GateSettings, real: Images, findings: Sequence[str]) -> l
     ------
     InputError : no such file, or weights that do not fit.
     """
-    opened = []
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    opened, where = [], torch.device(auto if device == "auto" else device)
     if settings.xrv_findings is not None and findings:
-        opened.append(_findings(Path(settings.xrv_findings), real, findings))
+        opened.append(_findings(Path(settings.xrv_findings), real, where, findings))
     if settings.demographics:
         for path, opener in ((settings.xrv_sex, _sex), (settings.xrv_race, _race), (settings.xrv_age, _age)):
             if path is not None:
-                opened.append(opener(Path(path), real))
+                opened.append(opener(Path(path), real, where))
     return opened
 
 
-def _findings(file: Path, real: Images, findings: Sequence[str]) -> FoldModels:
+def _findings(file: Path, real: Images, where: torch.device, findings: Sequence[str]) -> FoldModels:
     from torchxrayvision.datasets import default_pathologies
 
     _refuse_missing(file)
@@ -66,32 +67,34 @@ def _findings(file: Path, real: Images, findings: Sequence[str]) -> FoldModels:
                          expected=f"{XRV_NAME}, {len(default_pathologies)} outputs")  # fmt: skip
     known = {_plain(name): i for i, name in enumerate(default_pathologies)}
     at = {finding: known[_plain(finding)] for finding in findings if _plain(finding) in known}
-    return _source(file, real, tuple(at), model, XRV + XRV_NAME, lambda out: out[:, list(at.values())])
+    return _source(file, real, where, tuple(at), model, XRV + XRV_NAME, lambda out: out[:, list(at.values())])
 
 
-def _sex(file: Path, real: Images) -> FoldModels:
+def _sex(file: Path, real: Images, where: torch.device) -> FoldModels:
     network = _torchvision(SEX_NETWORK, 2)
     _load(network, file)
     model = _Colour(network, SEX_SIZE, lambda x: x * 255)
-    return _source(file, real, (SEX,), model, f"{XRV}mira sex {SEX_NETWORK}", lambda out: out[:, 1:] - out[:, :1])
+    return _source(
+        file, real, where, (SEX,), model, f"{XRV}mira sex {SEX_NETWORK}", lambda out: out[:, 1:] - out[:, :1]
+    )
 
 
-def _race(file: Path, real: Images) -> FoldModels:
+def _race(file: Path, real: Images, where: torch.device) -> FoldModels:
     network = _torchvision(RACE_NETWORK, len(RACES))
     network.fc = nn.Sequential(network.fc, nn.LogSoftmax(dim=1))
     _load(network, file)
     model = _Colour(network, RACE_SIZE, _imagenet)
     names = tuple(RACE + _spelling(race, real) for race in RACES)
-    return _source(file, real, names, model, f"{XRV}emory_hiti race {RACE_NETWORK}", lambda out: out)
+    return _source(file, real, where, names, model, f"{XRV}emory_hiti race {RACE_NETWORK}", lambda out: out)
 
 
-def _age(file: Path, real: Images) -> FoldModels:
+def _age(file: Path, real: Images, where: torch.device) -> FoldModels:
     import timm
 
     network = timm.create_model(AGE_NETWORK, pretrained=False, num_classes=1)
     _load(network, file)
     model = _Colour(network, AGE_SIZE, _imagenet)
-    return _source(file, real, (YEARS,), model, f"{XRV}riken age {AGE_NETWORK}", lambda out: out[:, :1])
+    return _source(file, real, where, (YEARS,), model, f"{XRV}riken age {AGE_NETWORK}", lambda out: out[:, :1])
 
 
 class _Colour(nn.Module):
@@ -134,10 +137,9 @@ def _load(network: nn.Module, file: Path) -> None:
 
 
 def _source(
-    file: Path, real: Images, names: tuple[str, ...], model: nn.Module, told: str,
+    file: Path, real: Images, where: torch.device, names: tuple[str, ...], model: nn.Module, told: str,
     read: Callable[[torch.Tensor], torch.Tensor],
 ) -> FoldModels:  # fmt: skip
-    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(where).eval()
 
     def score(pixels: np.ndarray) -> np.ndarray:

@@ -96,11 +96,17 @@ def _spread(row: dict[str, Any]) -> str:
 
 
 def _beyond(row: dict[str, Any]) -> str:
-    """Whether the score lies outside of what real images give against real ones."""
+    """Where the score lies outside of what real images give against real ones, and its own chance cannot explain that.
+
+    Both the spread of the floor and the interval of the difference must say so: the first leaves out what chance does
+    to the score, the second stands beside it on the page.
+    """
     low, high = row["floor_low"], row["floor_high"]
     if low is None or not math.isfinite(low):
         return "not assessed"
-    return "no" if low <= row["score"] <= high else "above" if row["score"] > high else "below"
+    if row["score"] > high and row["difference_low"] > 0:
+        return "above"
+    return "below" if row["score"] < low and row["difference_high"] < 0 else "no"
 
 
 def _cells(

@@ -91,6 +91,8 @@ def _utility(swap: dict[str, Any]) -> list[Markup]:
     finding = MAIN if (whole["finding"] == MAIN).any() else None
     main = whole if finding is None else whole[whole["finding"] == finding]
     parts: list[Markup] = [paragraph(_sentence(row)) for _, row in main[main["arm"] == "swapped"].iterrows()]
+    if (warning := _weak(main)) is not None:
+        parts.append(note(warning, "bad"))
     parts.append(forest(_intervals(whole), what="AUROC on real test patients, as a ratio to training on real images",
                         reference=1.0))  # fmt: skip
     parts.append(table(_shown(whole), caption="Trained on each, tested on real patients"))
@@ -111,6 +113,19 @@ def _sentence(row: Any) -> str:
         f"A classifier trained on the swapped set reaches {number(row['ratio'], '.1%')} of the AUROC of one trained on "
         f"the real images {name} (ratio {interval(row['ratio'], row['ratio_low'], row['ratio_high'])}; AUROC "
         f"{number(row['auroc'])} against {number(row['baseline_auroc'])})."
+    )
+
+
+def _weak(main: pd.DataFrame) -> str | None:
+    """What to say where the classifier of the real images is no better than chance: then the ratio says nothing."""
+    real = main[main["arm"] == "real"]
+    if real.empty or not (real["auroc_low"] <= 0.5).any():
+        return None
+    row = real.iloc[0]
+    return (
+        f"The classifier trained on the real images is itself not shown to be better than chance (AUROC "
+        f"{interval(row['auroc'], row['auroc_low'], row['auroc_high'])}), so this ratio says nothing about what the "
+        "swapped set is worth: train longer (--train-steps), or bring more rows."
     )
 
 

@@ -42,7 +42,7 @@ COLUMNS = (
 LINKS = ("prompt_id", "image", "patient_id")
 FALSE_ALARMS = 0.05  # chance that any of the tests of an audit raises an alarm about a sound core
 LOSS_ROWS = 1000  # images on either side whose denoising loss is taken
-VERSION = 2  # raised whenever the numbers change for the same settings
+VERSION = 3  # raised whenever the numbers change for the same settings
 NOT_PROMISED = (
     "No differential privacy: none of these numbers bounds what another attacker could find.",
     "Only images are attacked here, not reports, and only by the attackers named below.",
@@ -351,12 +351,16 @@ def link_rows(real: Manifest, synthetic: Manifest, links: pd.DataFrame) -> tuple
 def members_of(real: Manifest, sha: np.ndarray, card: Card | None) -> tuple[np.ndarray, str]:
     """Which real rows (n,) a core was trained on, and how that is known.
 
-    By the hashes of images in its card (of patients, where it has none of images), else by the split train.
+    By the hashes of images in its card (of patients, where it has none of images), else (no card, or one without
+    hashes) by the split train.
     """
     frame = real.frame
+    train = (frame["split"] == "train").to_numpy(bool)
     if card is None:
-        return (frame["split"] == "train").to_numpy(bool), "rows of the split train"
+        return train, "rows of the split train"
     seen = card.hashes
+    if not (seen.images or seen.patients):  # a core of another program: it may have been trained on anything
+        return train, f"rows of the split train: the card of {card.name} does not say what it was trained on"
     if seen.images:
         member = [bool(seen.count_images([one])) for one in sha]
     else:
@@ -400,6 +404,12 @@ def sentences(answer: Mapping[str, Any]) -> list[str]:
             f"{100 * near['value']:.1f} % of the synthetic images resemble some real patient more than 99 % of real "
             "images resemble any stranger (1 % would be chance; no links were given, so no AUC is claimed)."
         )
+    if not answer["counts"]["members"]:
+        lines.append(
+            "Membership, closest record and memorisation: not judged, none of these real images is one that the core "
+            f"was trained on ({answer['counts']['members_by']}). Copies of others' images are not looked for."
+        )
+        return lines
     for target in dict.fromkeys(row["target"] for row in rows if row["attack"] == "membership"):
         row = find(attack="membership", target=target, measure="auc")
         assert row is not None
@@ -409,13 +419,18 @@ def sentences(answer: Mapping[str, Any]) -> list[str]:
             upper = f"upper 95 % limit {row['ci_high']:.3f}"
             lines.append(f"Membership ({target}): AUC {_limits(row)} ({upper}): {_verdict(row)}.")
     row = find(attack="closest record", measure="closer to train")
-    if row is not None and row["value"] is not None:
+    if row is not None and row["value"] is None:
+        lines.append(f"Closest record: not judged, {row['method']}.")
+    elif row is not None:
         lines.append(
             f"Closest record: a share of {_limits(row)} of the synthetic images is closer to training than to as many "
             f"held-out images (0.5 is chance): {_verdict(row)}."
         )
     share = find(attack="memorisation", measure="share of copies")
     row = find(attack="memorisation", measure="p of more copies than chance")
+    missing = next((part for part in (share, row) if part is not None and part["value"] is None), None)
+    if missing is not None:
+        lines.append(f"Memorisation: not judged, {missing['method']}.")
     if share is not None and share["value"] is not None and row is not None and row["value"] is not None:
         lines.append(
             f"Memorisation: {100 * share['value']:.1f} % of the synthetic images match a training image more closely "

@@ -144,6 +144,8 @@ def swap(
     private = Path(os.path.abspath(private if private is not None else f"{out}-private"))
     if private == out or private.is_relative_to(out) or out.is_relative_to(private):
         raise InputError("the private folder and the swapped set must not lie in each other", file=private)
+    if keep_key is not None:
+        _refuse_key_place(Path(os.path.abspath(keep_key)), out, private)
     _refuse_synthetic(manifest)
     source = manifest.frame["split"].isin(settings.splits).to_numpy(bool)
     if not source.any():
@@ -152,6 +154,11 @@ def swap(
     studies = studies_of(manifest.take(source), settings)
     configure_strength(core, settings)
     refuse_unknown(studies, core, settings)
+    able, without = _with_reports(studies, settings)
+    coarsened = coarsen(able, settings.k)
+    if not coarsened.kept.any():
+        raise InputError(f"no combination of attributes has {settings.k} patients, so no study can be swapped",
+                         file=manifest.file, expected="--drop attributes, or lower --k")  # fmt: skip
     replaces = fresh or _replaces(private)
     _refuse_finished(out, replaces)
     names = _claim(private, manifest, core, settings, key, fresh)
@@ -160,11 +167,6 @@ def swap(
     if hidden:
         refuse_seen(core.card, real, cache)
 
-    able, without = _with_reports(studies, settings)
-    coarsened = coarsen(able, settings.k)
-    if not coarsened.kept.any():
-        raise WorkError(f"no combination of attributes has {settings.k} patients, so no study can be swapped; "
-                        "--drop attributes, or lower --k")  # fmt: skip
     paths = [str(path) for path in manifest.take(source).paths()]
     plan, links = standin_plan(able, coarsened.published, names, core.card, settings, paths)
     published = coarsened.published.set_axis(
@@ -235,6 +237,15 @@ def swap(
     if not keep_private:
         shutil.rmtree(private)
     return {**facts, "folder": str(out), "private": str(private) if keep_private else None}
+
+
+def _refuse_key_place(file: Path, out: Path, private: Path) -> None:
+    """Raise :class:`InputError` for a key that would be given out with the set, thrown away, or not be written."""
+    for folder, what in ((out, "would be given out with the set"), (private, "is thrown away with the private folder")):
+        if file.is_relative_to(folder):
+            raise InputError(f"--keep-key: a key in this folder {what}", file=file, expected="a file elsewhere")
+    if not file.parent.is_dir():
+        raise InputError("--keep-key: no such folder", file=file.parent)
 
 
 def refuse_seen(card: Card, real: Manifest, cache: PixelCache) -> None:

@@ -137,7 +137,7 @@ def compare_arms(predictions: Predictions, settings: UtilitySettings) -> pd.Data
     whole = Cell.whole(predictions.patients)
     cells = [("all", "all", whole)]
     for group in settings.groups:
-        if group in predictions.table.columns:
+        if all(part.strip() in predictions.table.columns for part in group.split("*")):
             levels, order = levels_of(predictions, group, settings.age_bins)
             cells += [(group, level, whole.part(levels == level)) for level in order]
     rows = []

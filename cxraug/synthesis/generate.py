@@ -114,11 +114,7 @@ def redraw(folder: str | Path, core: GenerativeCore, prompt_ids: Sequence[str], 
     """
     folder = Path(folder)
     settings = set_settings(folder)
-    if settings["core_sha256"] != core.card.sha256:
-        raise InputError(
-            "re-draws need the core that made the set", file=folder, found=f"{core.card.name} {core.card.sha256[:12]}",
-            expected=f"{settings['core']} {settings['core_sha256'][:12]}",
-        )  # fmt: skip
+    refuse_other_core(folder, core)
     prompts = check_plan(pd.read_parquet(folder / PLAN), core, file=folder / PLAN, root="/")
     if prompts.sha256 != settings["plan_sha256"]:
         raise InputError("the plan, or a file that it names, is not what the set was made from", file=folder / PLAN)
@@ -133,6 +129,16 @@ def redraw(folder: str | Path, core: GenerativeCore, prompt_ids: Sequence[str], 
     )
     _finish_units(units, core, folder, what=f"re-draw {draw}")
     return _all_lines(units, core, folder)
+
+
+def refuse_other_core(folder: str | Path, core: GenerativeCore) -> None:
+    """Raise :class:`InputError` if ``core`` is not the one that made the set in ``folder``."""
+    settings = set_settings(folder)
+    if settings["core_sha256"] != core.card.sha256:
+        raise InputError(
+            "re-draws need the core that made the set", file=folder, found=f"{core.card.name} {core.card.sha256[:12]}",
+            expected=f"{settings['core']} {settings['core_sha256'][:12]}",
+        )  # fmt: skip
 
 
 def redraw_seed(seed: int, draw: int) -> int:

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
+from tiny_recipe import tiny_recipe
 
 from cxraug.cli.main import run
 
@@ -178,3 +180,35 @@ def test_a_new_recipe_is_valid_and_never_overwrites(study: Path, capsys: pytest.
     before = out.read_text()
     assert run(["recipe", "new", str(study / "mine.csv"), "--out", str(out)]) == 2
     assert out.read_text() == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "plan.csv", "--core", "phantom-nano", "--out", "out"],
+        ["core", "sample", "phantom-nano", "--out", "out"],
+        ["anonymize", "manifest.csv", "--core", "phantom-nano", "--out", "out"],
+        ["gate", "set", "--real", "manifest.csv"],
+        ["privacy", "set", "--real", "manifest.csv", "--out", "out"],
+        ["core", "bench", "phantom-nano", "manifest.csv", "--out", "out"],
+        ["core", "evaluate", "phantom-nano", "manifest.csv", "--out", "out"],
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_first(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # nothing else that the command names is there
+    for device, said in (("cuda", "--device is cuda, and torch sees no CUDA device"), ("tpu", "--device is not known")):
+        assert run([*command, "--device", device]) == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+@pytest.mark.parametrize("key", ["core.device", "train.device"])
+def test_a_recipe_names_a_device_that_is_there(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(tiny_recipe("device", {"phantom": {"n": 60}})))
+    assert run(["run", str(recipe), "--out", str(tmp_path / "out"), "--set", f"{key}=cuda"]) == 2
+    assert f"{key} is cuda, and torch sees no CUDA device" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -21,6 +21,7 @@ from cxraug.errors import InputError
 from cxraug.fidelity.comparison import COLUMNS, draw
 from cxraug.fidelity.extractors import conv_random, open_extractor
 from cxraug.fidelity.score import EVERY_MEASURE, MEASURES
+from cxraug.pages.fidelity import _beyond
 from cxraug.studies.manifest import read_manifest
 from cxraug.studies.phantom.cohort import PhantomSettings, render_study, sample_cohort
 
@@ -232,3 +233,12 @@ def test_bad_input_is_one_line(
     assert told.out == ""
     assert len(told.err.splitlines()) == 1
     assert words in told.err
+
+
+def test_beyond_chance_never_contradicts_the_interval_beside_it() -> None:
+    row = {"floor_low": 0.72, "floor_high": 1.0, "score": 0.668, "difference_low": -0.67, "difference_high": 0.18}
+    assert _beyond(row) == "no"
+    assert _beyond(row | {"difference_high": -0.01}) == "below"
+    assert _beyond(row | {"score": 1.6, "difference_low": 0.1, "difference_high": 0.9}) == "above"
+    assert _beyond(row | {"score": 0.9, "difference_high": -0.01}) == "no"
+    assert _beyond(row | {"floor_low": None}) == "not assessed"

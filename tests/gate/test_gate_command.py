@@ -13,6 +13,7 @@ from toycore import FINDINGS, ToyCore, toy_plan
 
 from cxraug.cli.main import run
 from cxraug.cores import registry
+from cxraug.gate import crossfit
 from cxraug.gate.crossfit import fit_folds
 from cxraug.gate.gate import real_images
 from cxraug.gate.settings import GateSettings
@@ -160,3 +161,40 @@ def test_checks_are_turned_off_and_shares_and_groups_are_taken(tmp_path: Path, c
     assert "no such group column" in errors(capsys)[-1]
     assert command(*base, "--xrv-sex", tmp_path / "none.pt") == 2
     assert "nothing is downloaded here" in errors(capsys)[-1]
+
+
+def test_another_core_or_device_is_refused_before_anything_is_trained(tmp_path, core, capsys, monkeypatch) -> None:
+    real, out = write_cohort(tmp_path / "real", 60), tmp_path / "set"
+    toy_plan(4).to_parquet(tmp_path / "plan.parquet")
+    assert command("generate", tmp_path / "plan.parquet", "--core", "toy", "--out", out) == 0
+    core[0] = ToyCore(seen=Seen.of(["somebody"], []))
+    core[0].card = core[0].card.model_copy(update={"sha256": "f" * 64})
+    base = ("gate", out, "--real", real, *TRAIN)
+    assert command(*base, "--core", "toy") == 2
+    assert "re-draws need the core that made the set" in errors(capsys)[0]
+    assert command(*base, "--device", "tpu") == 2
+    assert "--device is not known; found 'tpu'" in errors(capsys)[0]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert command(*base, "--device", "cuda") == 2
+    assert "torch sees no CUDA device; expected auto or cpu" in errors(capsys)[0]
+    assert command(*base, "--seed", -1) == 2
+    assert not (out / "gate").exists()
+
+
+def test_findings_are_separated_by_commas_too_and_a_named_device_is_kept(tmp_path, core, capsys, monkeypatch) -> None:
+    real, out = write_cohort(tmp_path / "real", 60), tmp_path / "set"
+    toy_plan(4).to_parquet(tmp_path / "plan.parquet")
+    assert command("generate", tmp_path / "plan.parquet", "--core", "toy", "--out", out) == 0
+    capsys.readouterr()
+    seen = []
+    real_fit = crossfit.train_arm
+    monkeypatch.setattr(crossfit, "train_arm", lambda *a, **k: (seen.append(a[3].device), real_fit(*a, **k))[1])
+    off = ("--no-realism", "--no-reports", "--no-duplicates", "--no-demographics")
+    base = ("gate", out, "--real", real, *TRAIN, *off, "--json")
+    answers = []
+    for text in (",".join(FINDINGS), "|".join(FINDINGS)):
+        assert command(*base, "--findings", text, "--device", "cpu") == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0] == answers[1]
+    assert list(answers[0]["checks"]["agreement"]["findings"]) == FINDINGS
+    assert set(seen) == {"cpu"}

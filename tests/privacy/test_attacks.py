@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cxraug.privacy import attacks, reidentification
 from cxraug.privacy.attacks import COLUMNS, AttackSettings, attack_set, attack_swap, link_rows, members_of
 from cxraug.privacy.reidentification import Gallery, Identification
 from cxraug.privacy.verification import Embedder
+from cxraug.storage import write_json
 from cxraug.studies.cache import build_cache
 from cxraug.studies.images import Encoding
 from cxraug.studies.manifest import Manifest, read_manifest
@@ -153,6 +155,30 @@ def test_membership_by_the_cards_hashes_finds_a_copying_core_and_leaves_a_sound_
     assert any("no alarm" in line for line in sound["sentences"])
 
 
+def card_of(seen: Seen) -> Card:
+    return Card(name="other", version="1", kind="toy", sha256="0" * 64, resolution=SIDE, views=["PA"], findings=[],
+                conditions=[], licence="", training_data={}, seen=seen.to_json())  # fmt: skip
+
+
+def test_what_is_not_judged_is_said_and_why(sets, tmp_path: Path) -> None:
+    found = attack_set(sets["real"], sets["clean"], tmp_path / "a", WITH_COPIES, card=card_of(Seen.of(["x"], ["y"])))
+    last = found["sentences"][-1]
+    assert last.startswith("Membership, closest record and memorisation: not judged, none of these real images")
+    assert not any("0 that are not" in line for line in found["sentences"])
+    real = sets["real"].take((sets["real"].frame["split"] == "train").to_numpy())
+    alone = attack_set(real, sets["clean"], tmp_path / "b", WITH_COPIES)
+    for attack in ("Closest record: not judged, ", "Memorisation: not judged, "):
+        assert sum(line.startswith(attack) for line in alone["sentences"]) == 1
+
+
+def test_a_card_that_tells_nothing_leaves_the_split_to_say_who_is_a_member(sets, tmp_path: Path) -> None:
+    real = sets["real"]
+    _, cache = build_cache(real, tmp_path / "cache", Encoding(SIDE))
+    member, how = members_of(real, cache.sha, card_of(Seen.of([], [])))
+    assert member.tolist() == (real.frame["split"] == "train").tolist()
+    assert "the card of other does not say" in how
+
+
 def test_the_same_input_is_not_attacked_again_and_fresh_gives_the_same(sets, links, tmp_path, monkeypatch) -> None:
     one = attack_swap(sets["real"], sets["clean"], links, tmp_path, QUICK)
     first = (tmp_path / "attacks.csv").read_bytes()
@@ -234,12 +260,29 @@ def test_the_command_writes_everything_and_says_what_is_wrong(sets, links, tmp_p
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"attacks.csv", "privacy.json", PAGE}
     shown = CliRunner().invoke(app, [*command, *options])
     assert "From a synthetic image to the patient it stands in for" in " ".join(shown.output.split())
+    blank = sum(row["value"] is None for row in found["rows"])
+    assert f"{blank} numbers that these patients are too few for" in " ".join(shown.output.split())
+    assert blank
+    assert "suppressed" not in shown.output
     (tmp_path / "bad.csv").write_text("prompt_id,image\nq000,images/0.png\n")
     start = ["privacy", made, "--real", real, "--out", str(tmp_path / "other")]
     assert run([*start, "--links", str(tmp_path / "bad.csv")]) == 2
     assert "column 'patient_id': missing column" in capsys.readouterr().err
     assert run([*start, "--folds", "1"]) == 2
     assert "folds is out of range; found 1" in capsys.readouterr().err
+    assert run([*start, "--device", "tpu"]) == 2
+    assert "--device is not known; found 'tpu'; expected one of cpu, cuda" in capsys.readouterr().err
+
+
+def test_a_core_that_did_not_make_the_set_is_refused(sets, tmp_path: Path, capsys) -> None:
+    made = tmp_path / "set"
+    shutil.copytree(sets["clean"].file.parent, made)
+    card = card_of(Seen.of([], []))
+    write_json(made / "core_card.json", card.model_dump(mode="json"))
+    name = next(p for p in made.iterdir() if p.suffix in (".csv", ".parquet")).name
+    command = ["privacy", str(made / name), "--real", str(sets["real"].file), "--core", "phantom-nano"]
+    assert run([*command, "--out", str(tmp_path / "out")]) == 2
+    assert "--core is not the core that made the set; found 'phantom-nano" in capsys.readouterr().err
 
 
 def test_rows_that_are_synthetic_are_no_real_patients(sets, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from cxraug.classifiers.settings import TrainSettings
 from cxraug.cli.main import run
 from cxraug.cores.conditions import Conditions
 from cxraug.cores.gaussian import fit_gaussian
+from cxraug.pages.swap import _utility as utility_section
 from cxraug.privacy import swap_report
 from cxraug.privacy.attacks import AttackSettings
 from cxraug.privacy.swap import swap
@@ -116,7 +117,12 @@ def test_the_command_swaps_by_a_gaussian_core_and_prints_counts(tmp_path, capsys
         (["--drop", "Hernia"], "--drop names nothing that is there; found 'Hernia'"),
         (["--splits", "train,exam"], "--splits"),
         (["--keep-key", "clinic/manifest.csv"], "this file is there already"),
-        (["--key", "clinic/manifest.csv"], "not a key"),
+        (["--key", "clinic/manifest.csv", "--k", "1"], "not a key"),
+        (["--keep-key", "out/key"], "a key in this folder would be given out with the set"),
+        (["--keep-key", "out-private/key"], "is thrown away with the private folder"),
+        (["--keep-key", "nowhere/key"], "--keep-key: no such folder"),
+        (["--splits", "exam"], "--splits: Input should be 'train', 'val' or 'test'"),
+        (["--k", "1000"], "no combination of attributes has 1000 patients"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch, arguments, message) -> None:
@@ -130,6 +136,30 @@ def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch, ar
     error = capsys.readouterr().err.strip().splitlines()
     assert message in error[-1]
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out-private").exists()  # nothing that the next try would stumble over
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--model", "foo"], "no such timm model; found 'foo'"), (["--groups", "ward"], "column 'ward': no such group")],
+)
+def test_what_would_fail_after_the_drawing_fails_before_it(tmp_path, capsys, monkeypatch, arguments, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_real(tmp_path / "clinic", 9)
+    base = ["anonymize", "clinic/manifest.csv", "--core", "phantom-nano", "--out", "out"]
+    assert run([*base, *arguments]) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "out-private").exists()
+
+
+def test_a_ratio_to_a_classifier_at_chance_is_said_to_mean_nothing() -> None:
+    row = {"finding": "macro", "group": "all", "level": "all", "n_pos": 9, "n_patients": 60, "flag": "",
+           "auroc": 0.5, "auroc_low": 0.38, "auroc_high": 0.62, "baseline_auroc": 0.4, "ratio": 1.25, "ratio_low": 0.9,
+           "ratio_high": 1.7, "difference": 0.1, "difference_low": 0.0, "difference_high": 0.2}  # fmt: skip
+    for low, said in ((0.28, True), (0.55, False)):
+        real = row | {"arm": "real", "auroc": low + 0.1, "auroc_low": low, "auroc_high": low + 0.2}
+        page = str(utility_section({"utility": [real, row | {"arm": "swapped"}]}))
+        assert ("this ratio says nothing" in page) == said
 
 
 def test_a_set_without_labels_is_swapped_and_has_no_utility(tmp_path) -> None:

@@ -42,6 +42,14 @@ def test_values_are_those_of_scikit_learn_in_all_and_by_group() -> None:
     assert np.isnan(table.loc[(REAL, "all", "all"), "ratio"])
 
 
+def test_an_intersection_of_groups_is_measured() -> None:
+    frames = predictions(np.random.default_rng(3))
+    frames = [frame.assign(ward=np.where(np.arange(len(frame)) % 4 < 2, "a", "b")) for frame in frames]
+    table = compare_arms(read_predictions(frames), UtilitySettings(groups=("sex*ward", "none*sex")))
+    assert set(table.loc[table["group"] == "sex*ward", "level"]) == {"F*a", "F*b", "M*a", "M*b"}
+    assert set(table["group"]) == {"all", "sex*ward"}
+
+
 def test_intervals_of_difference_and_ratio_cover_the_truth() -> None:
     """600 patients three times over as truth by a large sample; 200 repetitions: 95 % +- 4.6 % (three errors)."""
     rng = np.random.default_rng(1)

@@ -85,7 +85,8 @@ def kept(
             changed = [k for k in about if facts.get("about", {}).get(k) != digest(about[k])]
             raise InputError(
                 "this folder holds a probe of other data or settings", file=folder, found=", ".join(changed) or None,
-                expected="the same train rows and settings, another --probes folder, or --fresh",
+                expected="the same train rows and settings, --fresh, or another folder: --out, --probes of core "
+                "evaluate, --networks of privacy",
             )  # fmt: skip
         if not (folder / WEIGHTS).is_file() or file_sha256(folder / WEIGHTS) != facts["sha256"]:
             raise InputError("these weights are not the ones probe.json describes", file=folder / WEIGHTS)
