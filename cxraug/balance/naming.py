@@ -94,7 +94,7 @@ def headlines(named: Sequence[Named], limit: int = 12) -> list[Named]:
 
 
 def summary(named: Sequence[Named], lines: int = 12, width: int = 90) -> list[tuple[str, str]]:
-    """One line per kind, the most pressing first: the kind, and as many of its facts, in a few words, as ``width`` holds.
+    """One line per kind, the most pressing first: the kind, and as many of its facts in brief as ``width`` holds.
 
     Hints count only where a kind has nothing better.
     """
