@@ -270,9 +270,7 @@ def _out_of_reach(measurable: dict[str, Any]) -> list[Named]:
             f"smallest is {worst['finding']} in {_level(group, worst['level'])} with "
             f"{_count(worst['positive'], 'positive patient')}{takes}."
         )
-        brief = (
-            f"AUROC gap of {question['gap']:g} by {group} measurable in {len(cells) - len(small)} of {len(cells)} cells"
-        )
+        brief = f"gap {question['gap']:g} by {group} measurable in {len(cells) - len(small)} of {len(cells)} cells"
         found.append(_name("gaps out of reach", text, brief, group=group, n=len(small), expected=0))
     return found
 
