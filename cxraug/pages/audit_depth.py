@@ -56,7 +56,7 @@ def all_else_equal(audit: dict[str, Any]) -> list[Markup]:
             }
             for r in audit["acquisition"]
         ]
-        parts.append(fold("Who is X-rayed lying down", table(pd.DataFrame(lines), caption=caption)))
+        parts.append(fold("Who is X-rayed AP", table(pd.DataFrame(lines), caption=caption)))
     return parts
 
 
