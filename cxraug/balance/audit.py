@@ -11,7 +11,18 @@ import pandas as pd
 
 from cxraug.balance.association import cramers_v, fisher_p, holm, odds_ratio, prevalence_ratio
 from cxraug.balance.census import pair_codes, take_census, unknown_labels
+from cxraug.balance.confounding import (
+    acquisition,
+    adjusted_odds,
+    by_cell,
+    projection_variable,
+    shortcuts,
+    variable_of,
+)
+from cxraug.balance.measurable import measurable_gaps
 from cxraug.balance.naming import RULES, headlines, name_all
+from cxraug.balance.sample_size import Question
+from cxraug.balance.tally import Tally, patient_numbers, tally_levels
 from cxraug.evaluation.groups import AGE_BINS, MISSING, group_levels, level_order
 from cxraug.storage import atomic, plain, write_json
 from cxraug.studies.burned_text import KINDS, MARKER, TAGGED, of_concern
@@ -37,6 +48,8 @@ def audit_manifest(
     age_bins: Sequence[float] = AGE_BINS,
     pixel_sha: np.ndarray | None = None,
     writing: np.ndarray | None = None,
+    question: Question = Question(),
+    images: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Audit a manifest.
 
@@ -49,57 +62,82 @@ def audit_manifest(
     age_bins : lower bounds of the age bands in years.
     pixel_sha : (n,) a digest of every row's native pixels; None: duplicates are not looked for.
     writing : (n,) what is written in every row's image (:mod:`cxraug.studies.burned_text`); None: not looked for.
+    question : the gap of AUROC that is to be seen between groups (:mod:`cxraug.balance.sample_size`).
+    images : what was found by looking at the images (:func:`cxraug.balance.image_audit.look_at_images`).
 
     Returns
     -------
     JSON-ready dictionary: ``images, studies, patients, splits, findings, groups, cells, label_sets, cooccurrence,
-    missing, patients_in_two_splits, duplicates, burned_text, confounded, single_source, rules`` and ``named``, the
-    sentences, the most pressing first.
+    missing, patients_in_two_splits, duplicates, burned_text, confounded, associations, shortcuts, acquisition,
+    measurable, single_source, images_looked_at, rules`` and ``named``, the sentences, the most pressing first.
     """
     frame = manifest.frame
     train = (frame["split"] == "train").to_numpy()
     rows = train if train.any() else np.ones(len(frame), dtype=bool)
     part = manifest.take(rows)
+    whole_y = manifest.y()
+    y, patient = whole_y[rows], patient_numbers(part.frame)
     present = [g for g in groups if all(p.strip() in frame.columns for p in g.split("*"))]
-    levels = {g: group_levels(part.frame, g, age_bins).reset_index(drop=True) for g in present}
-    counts = {g: _Counts.of(part, levels[g], age_bins) for g in present}
+    whole = {g: group_levels(frame, g, age_bins) for g in present}
+    levels = {g: level[rows].reset_index(drop=True) for g, level in whole.items()}
+    counts = {g: _Counts.of(y, patient, levels[g], age_bins) for g in present}
+    variables = [variable_of(g, levels[g], counts[g].names, [p.strip() for p in g.split("*")]) for g in present]
+    variables += [variable_of(c, *_column(part, c), (c,)) for c in ("source",) if c not in present]
+    findings = manifest.findings
+    tallies = {g: c.tally for g, c in counts.items()}
+    variables_and_projection = [*variables, projection_variable(part.frame)]
+    odds = [adjusted_odds(v, part.frame, y, patient, findings, tallies.get(v.name)) for v in variables_and_projection]
     audit: dict[str, Any] = {
         "images": len(frame),
         "studies": _distinct(frame, "study"),
         "patients": _distinct(frame, "patient"),
-        "settings": {"groups": list(groups), "age_bins": list(age_bins)},
+        "settings": {"groups": list(groups), "age_bins": list(age_bins), "question": vars(question)},
         "naming_rows": "train" if train.any() else "all rows",
         "splits": _splits(frame),
-        "findings": _findings(manifest, "train" if train.any() else "all"),
+        "findings": _findings(manifest, whole_y, "train" if train.any() else "all"),
         "groups": _groups(counts, part),
-        "cells": _cells(counts, manifest.findings),
+        "cells": _cells(counts, findings, [row for rows_of in odds for row in rows_of]),
         "missing": _missing(manifest, groups),
         "patients_in_two_splits": _two_splits(frame),
         "duplicates": _duplicates(frame, pixel_sha),
         "burned_text": _burned_text(frame, writing),
-        "confounded": _confounded(part, counts),
-        "single_source": _single_source(part),
+        "confounded": _confounded(part, y, patient, counts),
+        "associations": [row for rows_of in odds for row in rows_of],
+        "shortcuts": shortcuts(part.frame, y, patient, findings),
+        "acquisition": acquisition(variables, part.frame, patient),
+        "measurable": measurable_gaps(manifest, whole_y, whole, question, age_bins, tallies if train.any() else None),
+        "single_source": _single_source(part, y),
+        "images_looked_at": dict(images or {}),
         "rules": RULES,
-        **_label_sets(part),
+        **_label_sets(part, y),
     }
     audit["named"] = name_all(audit)
     return plain(audit)
 
 
-def write_audit(audit: dict[str, Any], folder: str | Path, *, written: pd.DataFrame | None = None) -> None:
-    """Write ``audit.json`` and ``audit.html`` into ``folder``, and ``burned_text.csv`` where writing was looked for.
+def write_audit(
+    audit: dict[str, Any],
+    folder: str | Path,
+    *,
+    written: pd.DataFrame | None = None,
+    images: Mapping[str, pd.DataFrame] | None = None,
+) -> None:
+    """Write ``audit.json``, ``audit.html`` and the tables into ``folder``.
 
-    ``written`` : the rows of :func:`written_rows`.
+    ``written`` : the rows of :func:`written_rows`, where writing was looked for (``burned_text.csv``). ``images`` : the
+    tables of :meth:`cxraug.balance.image_audit.ImageAudit.tables`, by file name.
     """
+    from cxraug.balance.audit_tables import audit_tables
     from cxraug.pages.audit import audit_page
 
     folder = Path(folder)
     write_json(folder / "audit.json", audit)
     with atomic(folder / "audit.html") as temporary:
         temporary.write_text(audit_page(audit), encoding="utf-8")
-    if written is not None:
-        with atomic(folder / WRITTEN) as temporary:
-            written.to_csv(temporary, index=False)
+    tables = {**audit_tables(audit), **(images or {}), **({} if written is None else {WRITTEN: written})}
+    for name, table in tables.items():
+        with atomic(folder / name) as temporary:
+            table.to_csv(temporary, index=False)
 
 
 def written_rows(manifest: Manifest, writing: np.ndarray) -> pd.DataFrame:
@@ -115,30 +153,18 @@ def written_rows(manifest: Manifest, writing: np.ndarray) -> pd.DataFrame:
 
 
 class _Counts:
-    """Patients, known and positive, per level of one variable: arrays (L,), (L, F), (L, F)."""
+    """Patients, known and positive, per level of one variable: arrays (L,), (L, F), (L, F); ``tally`` has the rest."""
 
-    def __init__(self, names: list[str], patients: np.ndarray, known: np.ndarray, positive: np.ndarray) -> None:
-        self.names, self.patients, self.known, self.positive = names, patients, known, positive
-        self.real = np.array([MISSING not in name.split("*") for name in names], dtype=bool)
+    def __init__(self, tally: Tally) -> None:
+        self.tally, self.names = tally, tally.names
+        self.patients, self.known, self.positive = tally.patients, tally.known, tally.positive
+        self.real = np.array([MISSING not in name.split("*") for name in self.names], dtype=bool)
 
     @classmethod
-    def of(cls, manifest: Manifest, level: pd.Series, age_bins: Sequence[float]) -> _Counts:
+    def of(cls, y: np.ndarray, patient: np.ndarray, level: pd.Series, age_bins: Sequence[float]) -> _Counts:
         names = level_order(level, age_bins)
-        code = pair_codes(manifest.frame["patient_id"].reset_index(drop=True), level)
-        size = int(code.max()) + 1 if len(code) else 0
-        level_code = pd.Categorical(level, categories=names).codes
-        level_of = np.zeros(size, dtype=np.int64)
-        level_of[code] = level_code
-        y = manifest.y()
-        known, positive = (np.zeros((size, y.shape[1]), dtype=bool) for _ in range(2))
-        for f, column in enumerate(y.T):
-            known[code[~np.isnan(column)], f] = True
-            positive[code[column == 1], f] = True
-        shape = (len(names), y.shape[1])
-        sums = [np.zeros(shape, dtype=np.int64) for _ in range(2)]
-        for total, flags in zip(sums, (known, positive), strict=True):
-            np.add.at(total, level_of, flags)
-        return cls(names, np.bincount(level_of, minlength=len(names)), *sums)
+        code = pd.Categorical(level, categories=names).codes.astype(np.int64)
+        return cls(tally_levels(y, patient, code, names))
 
     def rest(self, level: int, finding: int) -> tuple[int, int, int, int]:
         """Positives and known patients in a level, and in all other levels together."""
@@ -166,27 +192,41 @@ def _splits(frame: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _findings(manifest: Manifest, naming: str) -> list[dict[str, Any]]:
-    y, unknown = manifest.y(), unknown_labels(manifest, manifest.findings)
-    patient, _ = pd.factorize(manifest.frame["patient_id"])
+def _findings(manifest: Manifest, y: np.ndarray, naming: str) -> list[dict[str, Any]]:
+    unknown = unknown_labels(manifest, manifest.findings, y)
+    patient = patient_numbers(manifest.frame)
     split = manifest.frame["split"].to_numpy(dtype=object)
     masks = {"all": np.ones(len(split), bool), **{s: split == s for s in SPLITS if (split == s).any()}}
-    out = []
-    for f, finding in enumerate(manifest.findings):
-        by_split = {}
-        for name, mask in masks.items():
-            known, positive = mask & ~np.isnan(y[:, f]), mask & (y[:, f] == 1)
-            patients_known, patients_positive = len(np.unique(patient[known])), len(np.unique(patient[positive]))
-            by_split[name] = {
-                "images_known": int(known.sum()),
-                "images_positive": int(positive.sum()),
-                "images_uncertain": int((mask & unknown[:, f]).sum()),
-                "patients_known": patients_known,
-                "patients_positive": patients_positive,
-                "prevalence": patients_positive / patients_known if patients_known else None,
+    by_split: dict[str, list[dict[str, Any]]] = {}
+    for name, mask in masks.items():
+        tally = tally_levels(y[mask], patient[mask], np.zeros(int(mask.sum()), np.int64), [name])
+        uncertain = unknown[mask].sum(axis=0)
+        by_split[name] = [
+            {
+                "images_known": int(tally.images[0, f]),
+                "images_positive": int(tally.positive_images[0, f]),
+                "images_uncertain": int(uncertain[f]),
+                "patients_known": int(tally.known[0, f]),
+                "patients_positive": int(tally.positive[0, f]),
+                "prevalence": tally.positive[0, f] / tally.known[0, f] if tally.known[0, f] else None,
+                **_by_image(tally, 0, f),
             }
-        out.append({"finding": finding, **by_split[naming], "by_split": by_split})
-    return out
+            for f in range(len(manifest.findings))
+        ]
+    return [
+        {"finding": finding, **by_split[naming][f], "by_split": {s: found[f] for s, found in by_split.items()}}
+        for f, finding in enumerate(manifest.findings)
+    ]
+
+
+def _by_image(tally: Tally, level: int, finding: int) -> dict[str, Any]:
+    """Prevalence among images with its patient-clustered interval."""
+    return {
+        "image_prevalence": tally.prevalence[level, finding],
+        "image_ci_low": tally.low[level, finding],
+        "image_ci_high": tally.high[level, finding],
+        "design_effect": tally.design_effect[level, finding],
+    }
 
 
 def _groups(counts: Mapping[str, _Counts], part: Manifest) -> list[dict[str, Any]]:
@@ -226,8 +266,10 @@ def _product_of_margins(name: str, names: Sequence[str], sizes: Sequence[int], r
     return share
 
 
-def _cells(counts: Mapping[str, _Counts], findings: Sequence[str]) -> list[dict[str, Any]]:
-    out = []
+def _cells(
+    counts: Mapping[str, _Counts], findings: Sequence[str], associations: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    out, adjusted = [], by_cell(associations)
     for group, c in counts.items():
         family: list[dict[str, Any]] = []
         two = int(c.real.sum()) == 2
@@ -251,6 +293,10 @@ def _cells(counts: Mapping[str, _Counts], findings: Sequence[str]) -> list[dict[
                         "p_value": fisher_p(a, n, b, m) if testable and a + b else None,
                         "p_adjusted": None,
                         "flag": "few" if a < FEW else "",
+                        "images": int(c.tally.images[i, f]),
+                        "images_positive": int(c.tally.positive_images[i, f]),
+                        **_by_image(c.tally, i, f),
+                        "adjusted": adjusted.get((finding, group, level)),
                     }
                 )
         _adjust(family, two_levels=two)
@@ -269,12 +315,20 @@ def _adjust(family: list[dict[str, Any]], *, two_levels: bool) -> None:
             cell["p_adjusted"] = float(p)
 
 
-def _confounded(part: Manifest, counts: Mapping[str, _Counts]) -> list[dict[str, Any]]:
+def _column(part: Manifest, column: str) -> tuple[pd.Series, list[str]]:
+    """The levels of source or view, what is not known as ``missing``, and their names."""
+    empty = {"source": "", "view": "unknown"}[column]
+    level = part.frame[column].astype("str").reset_index(drop=True)
+    level = level.where(level != empty, MISSING)
+    return level, level_order(level)
+
+
+def _confounded(
+    part: Manifest, y: np.ndarray, patient: np.ndarray, counts: Mapping[str, _Counts]
+) -> list[dict[str, Any]]:
     """Association of every finding with source, view and the groups: the level that stands out most, and Cramer's V."""
-    columns = {c: part.frame[c].astype("str").reset_index(drop=True) for c in ("source", "view")}
-    columns["source"] = columns["source"].where(columns["source"] != "", MISSING)
-    columns["view"] = columns["view"].where(columns["view"] != "unknown", MISSING)
-    variables = {c: _Counts.of(part, level, AGE_BINS) for c, level in columns.items()}
+    columns = {c: _column(part, c)[0] for c in ("source", "view")}
+    variables = {c: _Counts.of(y, patient, level, AGE_BINS) for c, level in columns.items()}
     variables |= {g: c for g, c in counts.items() if g not in variables and "*" not in g}
     out: list[dict[str, Any]] = []
     for variable, c in variables.items():
@@ -308,13 +362,13 @@ def _confounded(part: Manifest, counts: Mapping[str, _Counts]) -> list[dict[str,
     return [plain(row) for row in out]
 
 
-def _single_source(part: Manifest) -> dict[str, list[str]]:
+def _single_source(part: Manifest, y: np.ndarray) -> dict[str, list[str]]:
     """Findings that only one of several sources annotates, by source."""
     sources = part.frame["source"].to_numpy(dtype=object)
     names = [s for s in pd.unique(sources) if s]
     if len(names) < 2:
         return {}
-    known = ~np.isnan(part.y())
+    known = ~np.isnan(y)
     has = np.stack([known[sources == s].any(axis=0) for s in names])
     out: dict[str, list[str]] = {}
     for f, finding in enumerate(part.findings):
@@ -393,12 +447,12 @@ def _burned_text(frame: pd.DataFrame, writing: np.ndarray | None) -> dict[str, A
     }
 
 
-def _label_sets(part: Manifest) -> dict[str, Any]:
+def _label_sets(part: Manifest, y: np.ndarray) -> dict[str, Any]:
     """The label sets of the training studies and how often two findings occur in one study."""
-    census = take_census(part)
+    census = take_census(part, y=y)
     sets = pd.Series(["|".join(s) if s else "" for s in census.label_sets()], dtype="str")
     counts = sets[sets != ""].value_counts()
-    positive = (census.y == 1).astype(np.int64)
+    positive = (census.y == 1).astype(np.float32 if len(census) < 1 << 24 else float)  # counts are exact below 2^24
     return {
         "label_sets": {
             "distinct": len(counts),
@@ -406,5 +460,8 @@ def _label_sets(part: Manifest) -> dict[str, Any]:
             "seen_once": int((counts == 1).sum()),
             "most_frequent": [{"labels": str(s), "studies": int(n)} for s, n in counts.head(LABEL_SETS).items()],
         },
-        "cooccurrence": {"findings": list(census.findings), "studies": (positive.T @ positive).tolist()},
+        "cooccurrence": {
+            "findings": list(census.findings),
+            "studies": (positive.T @ positive).astype(np.int64).tolist(),
+        },
     }

@@ -57,21 +57,21 @@ class Census:
         return [sets[int(i)] if ok else None for i, ok in zip(code.tolist(), named, strict=True)]
 
 
-def take_census(manifest: Manifest, findings: Sequence[str] | None = None) -> Census:
-    """Gather the images of ``manifest`` into studies (a study is a ``study_id`` of one patient)."""
+def take_census(manifest: Manifest, findings: Sequence[str] | None = None, *, y: np.ndarray | None = None) -> Census:
+    """Gather the images of ``manifest`` into studies (a study is a ``study_id`` of one patient).
+
+    ``y`` (n, F) is ``manifest.y(findings)`` where it is at hand already.
+    """
     names = tuple(findings if findings is not None else manifest.findings)
     frame = manifest.frame.reset_index(drop=True)
     code = pair_codes(frame["patient_id"], frame["study_id"])
     order = np.argsort(code, kind="stable")
     starts = np.flatnonzero(np.diff(code[order], prepend=-1))
-    y = manifest.y(names)
-    known = unknown_labels(manifest, names)
+    y = manifest.y(names) if y is None else y
+    known = unknown_labels(manifest, names, y)
     views = frame["view"].to_numpy(dtype=object)[order]
-    parts = np.split(views, starts[1:]) if len(starts) else []
-    place = {view: i for i, view in enumerate(VIEW_ORDER)}
     studies = frame.iloc[order[starts]].reset_index(drop=True)
-    ordered = [sorted(set(part), key=lambda v: (place.get(v, len(place)), v)) for part in parts]
-    studies["views"] = pd.Series(["|".join(part) for part in ordered], dtype="str")
+    studies["views"] = _joined_views(views, starts)
     return Census(
         frame=studies,
         y=_any_positive(y[order], starts),
@@ -81,10 +81,28 @@ def take_census(manifest: Manifest, findings: Sequence[str] | None = None) -> Ce
     )
 
 
-def unknown_labels(manifest: Manifest, findings: Sequence[str]) -> np.ndarray:
+def _joined_views(views: np.ndarray, starts: np.ndarray) -> pd.Series:
+    """The distinct views of each study joined by ``|``; ``views`` (n,) by study, ``starts`` of each."""
+    code, names = pd.factorize(views)
+    place = {view: i for i, view in enumerate(VIEW_ORDER)}
+    texts = [str(name) for name in names]
+    ordered = sorted(range(len(texts)), key=lambda i: (place.get(texts[i], len(place)), texts[i]))
+    if len(ordered) > 60:  # more than fit into one integer
+        parts = np.split(views, starts[1:]) if len(starts) else []
+        lists = [sorted(set(part), key=lambda v: (place.get(v, len(place)), v)) for part in parts]
+        return pd.Series(["|".join(part) for part in lists], dtype="str")
+    bit = np.zeros(len(names), np.int64)
+    bit[ordered] = 1 << np.arange(len(names), dtype=np.int64)
+    sets = np.bitwise_or.reduceat(bit[code], starts) if len(starts) else np.zeros(0, np.int64)
+    kinds, of = np.unique(sets, return_inverse=True)
+    joined = ["|".join(texts[i] for k, i in enumerate(ordered) if int(kind) >> k & 1) for kind in kinds]
+    return pd.Series(np.array(joined, dtype=object)[of] if joined else [], dtype="str")
+
+
+def unknown_labels(manifest: Manifest, findings: Sequence[str], y: np.ndarray | None = None) -> np.ndarray:
     """(n, F) bool: the image's source annotates the finding, but this image's label is uncertain or blank."""
     sources = manifest.frame["source"].to_numpy(dtype=object)
-    unknown = np.isnan(manifest.y(findings))
+    unknown = np.isnan(manifest.y(findings) if y is None else y)
     for source in pd.unique(sources):
         annotated = manifest.annotated.get(source, manifest.findings)
         unknown[np.ix_(sources == source, [f not in annotated for f in findings])] = False

@@ -18,6 +18,7 @@ STRONG_ODDS = 3.0
 MISSING_SHARE = 0.2
 MIN_TEST = 10
 ALPHA = 0.05
+TOLD = 0.65  # AUROC from view or source alone whose lower limit is a sentence
 
 RULES = {
     "rare finding": f"fewer than {RARE_PATIENTS} positive train patients, or a prevalence under {RARE_SHARE:g} of the "
@@ -29,6 +30,14 @@ RULES = {
     "levels and the 95 % interval of the ratio (train patients) excludes 1",
     "confounded": f"Cramer's V of at least {STRONG_V:g}, or a level whose odds ratio's 95 % interval lies beyond "
     f"{STRONG_ODDS:g} (or its inverse), and p < {ALPHA:g} after Holm's correction (train patients)",
+    "shortcut": f"view, source or both alone tell a finding with an AUROC whose 95 % interval lies above {TOLD:g}",
+    "gaps out of reach": "a level has too few positive or negative test patients for the power that was asked for",
+    "faulty pictures": "a small classifier, taught on faults planted in these images, gives a fault more than even "
+    "odds; or an image is flat, or one grey level from an edge inwards",
+    "near copies": "images of two patients that agree, once laid on each other, more than 0.05 pairs of different "
+    "pictures in a set of this size would",
+    "doubtful labels": "among the 2 % of the labels of a finding that speak most against their image, and the other "
+    "label is as likely as where it is given",
     "annotated in one source": "other sources do not say whether the finding is there",
     "duplicates": "images with the same pixels",
     "burned-in text": "writing in the pixels: several characters in a row, or a DICOM header that says so (one that "
@@ -39,8 +48,9 @@ RULES = {
     "patients in two splits": "a patient in more than one of train, val and test",
 }
 ORDER = (
-    "patients in two splits", "rare finding", "under-represented group", "under-represented cell", "confounded",
-    "burned-in text", "annotated in one source", "duplicates", "missing", "too few to evaluate",
+    "patients in two splits", "near copies", "rare finding", "under-represented group", "under-represented cell",
+    "gaps out of reach", "confounded", "shortcut", "faulty pictures", "doubtful labels", "burned-in text",
+    "annotated in one source", "duplicates", "missing", "too few to evaluate",
 )  # fmt: skip
 
 Named = dict[str, Any]
@@ -51,7 +61,7 @@ def name_all(audit: dict[str, Any]) -> list[Named]:
 
     Each is a dictionary with ``kind`` (a key of :data:`RULES`), ``finding, group, level`` (None where they do not
     apply), ``n`` (patients, or images where the sentence says so), ``expected``, ``holds`` (False: a hint that does not
-    survive the correction for many looks) and ``sentence``.
+    survive the correction for many looks), ``sentence``, and ``brief``, the same in a few words.
     """
     rows = audit["naming_rows"]
     named = [
@@ -59,7 +69,10 @@ def name_all(audit: dict[str, Any]) -> list[Named]:
         *_rare(audit["findings"], rows),
         *_groups(audit["groups"], rows),
         *_cells(audit["cells"], rows),
+        *_out_of_reach(audit["measurable"]),
         *_confounded(audit["confounded"], rows),
+        *_shortcuts(audit["shortcuts"], rows),
+        *_images(audit["images_looked_at"]),
         *_single_sources(audit["single_source"]),
         *_duplicates(audit["duplicates"]),
         *_burned_text(audit["burned_text"]),
@@ -80,9 +93,36 @@ def headlines(named: Sequence[Named], limit: int = 12) -> list[Named]:
     return [named[i] for i in sorted(chosen)]
 
 
-def _name(kind: str, sentence: str, *, holds: bool = True, **facts: Any) -> Named:
+def summary(named: Sequence[Named], lines: int = 12, width: int = 90) -> list[tuple[str, str]]:
+    """One line per kind, the most pressing first: the kind, and as many of its facts in brief as ``width`` holds.
+
+    Hints count only where a kind has nothing better.
+    """
+    kinds: dict[str, list[Named]] = {}
+    for item in named:
+        kinds.setdefault(item["kind"], []).append(item)
+    out = []
+    for kind, items in list(kinds.items())[:lines]:
+        firm = [item for item in items if item["holds"]]
+        briefs = [item["brief"] for item in firm or items]
+        out.append((kind if firm else f"{kind} (hint)", _fitting(briefs, width)))
+    return out
+
+
+def _fitting(briefs: Sequence[str], width: int) -> str:
+    """The first of ``briefs`` that fit into ``width``, at least one, and how many are left."""
+    text = briefs[0]
+    for k in range(len(briefs), 0, -1):
+        rest = len(briefs) - k
+        text = "; ".join(briefs[:k]) + (f"; and {rest} more" if rest else "")
+        if len(text) <= width:
+            break
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _name(kind: str, sentence: str, brief: str, *, holds: bool = True, **facts: Any) -> Named:
     empty = {"finding": None, "group": None, "level": None, "n": None, "expected": None}
-    return {"kind": kind, **empty, **facts, "holds": holds, "sentence": sentence}
+    return {"kind": kind, **empty, **facts, "holds": holds, "sentence": sentence, "brief": brief}
 
 
 def _leaks(audit: dict[str, Any]) -> list[Named]:
@@ -91,10 +131,10 @@ def _leaks(audit: dict[str, Any]) -> list[Named]:
     if split:
         example = split[0]["patient_id"]
         text = f"{len(split)} patients are in more than one split, e.g. {example}: results on them are too good."
-        found.append(_name("patients in two splits", text, n=len(split), expected=0))
+        found.append(_name("patients in two splits", text, f"{len(split):,} patients", n=len(split), expected=0))
     if across:
         text = f"{across} images of one split have the same pixels as an image of another: the splits leak."
-        found.append(_name("patients in two splits", text, n=across, expected=0))
+        found.append(_name("patients in two splits", text, f"{across:,} copied images", n=across, expected=0))
     return found
 
 
@@ -107,11 +147,12 @@ def _rare(findings: Sequence[dict[str, Any]], rows: str) -> list[Named]:
         n, known = f["patients_positive"], f["patients_known"]
         if known == 0:
             text = f"{f['finding']} is not annotated in any patient of {rows}."
-            found.append(_name("rare finding", text, finding=f["finding"], n=0))
+            found.append(_name("rare finding", text, f"{f['finding']} is not annotated", finding=f["finding"], n=0))
             continue
         if n == 0:
             text = f"{f['finding']} does not occur in {rows} (0 of {known:,} patients): nothing can be learnt about it."
-            found.append(_name("rare finding", text, finding=f["finding"], n=0, expected=RARE_PATIENTS))
+            brief = f"{f['finding']} does not occur"
+            found.append(_name("rare finding", text, brief, finding=f["finding"], n=0, expected=RARE_PATIENTS))
             continue
         low = len(rates) > 1 and f["prevalence"] < RARE_SHARE * middle
         if n >= RARE_PATIENTS and not low:
@@ -122,7 +163,8 @@ def _rare(findings: Sequence[dict[str, Any]], rows: str) -> list[Named]:
             f"{f['finding']} is rare: {_count(n, 'positive patient')} ({_count(f['images_positive'], 'image')}) of "
             f"{known:,} in {rows}, {f['prevalence']:.1%}; {' and '.join(why)}."
         )
-        found.append(_name("rare finding", text, finding=f["finding"], n=n, expected=RARE_PATIENTS))
+        brief = f"{f['finding']} {_count(n, 'patient')} ({f['prevalence']:.1%})"
+        found.append(_name("rare finding", text, brief, finding=f["finding"], n=n, expected=RARE_PATIENTS))
     return sorted(found, key=lambda item: item["n"])
 
 
@@ -143,7 +185,8 @@ def _groups(groups: Sequence[dict[str, Any]], rows: str) -> list[Named]:
             f"{expected:,.0f} ({g['expected_share']:.1%})."
         )
         facts = {"group": g["group"], "level": g["level"], "n": g["patients"], "expected": expected}
-        found.append(_name("under-represented group", text, **facts))
+        brief = f"{_level(g['group'], g['level'])} {g['share']:.1%} of {g['patients_known']:,} patients"
+        found.append(_name("under-represented group", text, brief, **facts))
     return sorted(found, key=lambda item: item["n"] / item["expected"])
 
 
@@ -158,11 +201,20 @@ def _cells(cells: Sequence[dict[str, Any]], rows: str) -> list[Named]:
             f"{c['finding']} is rarer in {_level(c['group'], c['level'])}: {_count(c['patients_positive'], 'patient')} "
             f"of {c['patients']:,} in {rows} ({c['prevalence']:.1%}) against {c['rest_prevalence']:.1%} elsewhere, "
             f"ratio {c['ratio']:.2f} [{c['ci_low']:.2f}, {c['ci_high']:.2f}], {_p(c['p_adjusted'])} after correction"
-            + ("." if holds else ": a hint, not more.")
+            + ("" if holds else ": a hint, not more")
+            + f"{_all_else_equal(c)}."
         )
         keys = {k: c[k] for k in ("finding", "group", "level", "ratio")}
         found.append(
-            _name("under-represented cell", text, holds=holds, n=c["patients_positive"], expected=expected, **keys)
+            _name(
+                "under-represented cell",
+                text,
+                f"{c['finding']} in {c['group']} {c['level']} x{c['ratio']:.2f}",
+                holds=holds,
+                n=c["patients_positive"],
+                expected=expected,
+                **keys,
+            )
         )
     return sorted(found, key=lambda item: item["ratio"])
 
@@ -183,9 +235,97 @@ def _confounded(rows_of: Sequence[dict[str, Any]], rows: str) -> list[Named]:
         )
         facts = {"finding": c["finding"], "group": c["variable"], "level": c["level"], "n": c["patients_positive"]}
         expected = c["rest_prevalence"] * c["patients"]
-        found.append(_name("confounded", text, expected=expected, v=c["cramers_v"], **facts))
+        brief = f"{c['finding']} with {_level(c['variable'], c['level'])} (odds ratio {_odds(c['odds_ratio'])})"
+        found.append(_name("confounded", text, brief, expected=expected, v=c["cramers_v"], **facts))
     first = {"source": 0, "view": 1}
     return sorted(found, key=lambda item: (first.get(item["group"], 2), -(item["v"] or 0)))
+
+
+def _all_else_equal(cell: dict[str, Any]) -> str:
+    """What is left of a difference at the same age, sex, view and source."""
+    adjusted = cell.get("adjusted")
+    if not adjusted or adjusted["odds_ratio"] is None:
+        return ""
+    odds = f"odds ratio {adjusted['odds_ratio']:.2f} [{adjusted['ci_low']:.2f}, {adjusted['ci_high']:.2f}]"
+    same = adjusted["adjusted_for"]
+    if adjusted["ci_high"] >= 1:
+        return f"; at the same {same} no difference is left to see ({odds})"
+    return f"; {odds} at the same {same}"
+
+
+def _out_of_reach(measurable: dict[str, Any]) -> list[Named]:
+    found = []
+    question, rows = measurable["question"], measurable["rows"]
+    for group in dict.fromkeys(c["group"] for c in measurable["cells"]):
+        cells = [c for c in measurable["cells"] if c["group"] == group]
+        small = [c for c in cells if c["power"] < question["power"]]
+        if not small:
+            continue
+        worst = min(small, key=lambda c: (c["positive"], c["power"]))
+        need = worst["positives_needed"]
+        takes = _takes(need, worst["growth"])
+        text = (
+            f"An AUROC gap of {question['gap']:g} by {group} can be seen with {question['power']:.0%} power in "
+            f"{len(cells) - len(small)} of {len(cells)} cells of {rows} (AUROC {question['auroc']:g}, one look); the "
+            f"smallest is {worst['finding']} in {_level(group, worst['level'])} with "
+            f"{_count(worst['positive'], 'positive patient')}{takes}."
+        )
+        brief = f"gap {question['gap']:g} by {group} measurable in {len(cells) - len(small)} of {len(cells)} cells"
+        found.append(_name("gaps out of reach", text, brief, group=group, n=len(small), expected=0))
+    return found
+
+
+def _takes(positives: float | None, growth: float | None) -> str:
+    if positives is not None:
+        return f", it takes {positives:,.0f}"
+    if growth is None:
+        return ": none to measure it in"
+    return f"; no number there is enough, all test patients have to grow {growth:,.0f}-fold"
+
+
+def _shortcuts(shortcuts: Sequence[dict[str, Any]], rows: str) -> list[Named]:
+    best: dict[str, dict[str, Any]] = {}
+    for s in shortcuts:
+        if s["ci_low"] > TOLD and s["auroc"] > best.get(s["finding"], {"auroc": 0.0})["auroc"] + 0.005:
+            best[s["finding"]] = s
+    found = []
+    for s in sorted(best.values(), key=lambda s: -s["auroc"]):
+        text = (
+            f"{s['finding']} can be told from {s['from']} alone with AUROC {s['auroc']:.2f} [{s['ci_low']:.2f}, "
+            f"{s['ci_high']:.2f}] in {rows}: an AUROC on these data owes that much to how the images were taken."
+        )
+        brief = f"{s['finding']} AUROC {s['auroc']:.2f} from {s['from']} alone"
+        found.append(_name("shortcut", text, brief, finding=s["finding"], group=s["from"], n=s["patients_positive"]))
+    return found
+
+
+def _images(looked: dict[str, Any]) -> list[Named]:
+    """Faulty pictures, near copies and doubtful labels."""
+    found = []
+    faults, copies, noise = looked.get("faults"), looked.get("near_copies"), looked.get("label_noise")
+    if faults and faults["counts"]:
+        number = sum(faults["counts"].values())
+        listed = ", ".join(f"{n:,} {kind}" for kind, n in sorted(faults["counts"].items(), key=lambda item: -item[1]))
+        text = f"{_count(number, 'image')} of {looked['images']:,} look faulty: {listed} (faulty_images.csv)."
+        found.append(_name("faulty pictures", text, listed, n=number, expected=0))
+    if copies and copies["pairs"]:
+        text = (
+            f"{_count(copies['pairs'], 'pair')} of images of two patients are nearly one picture, "
+            f"{copies['across_splits']:,} across splits, {copies['different_labels']:,} with different labels "
+            f"(near_copies.csv); by chance {copies['expected_by_chance']:g} were expected."
+        )
+        brief = f"{_count(copies['pairs'], 'pair')} across patients, {copies['across_splits']:,} across splits"
+        found.append(_name("near copies", text, brief, n=copies["pairs"], expected=copies["expected_by_chance"]))
+    if noise and noise["candidates"]:
+        judged = [f for f in noise["findings"] if f["judged"]]
+        text = (
+            f"{_count(noise['candidates'], 'label')} of {_count(len(judged), 'finding')} speak against their image "
+            f"(doubtful_labels.csv, the most doubtful first); at most {noise['false_alarms']:.0%} of the right labels "
+            f"of a kind are among them. {len(noise['findings']) - len(judged)} findings could not be judged."
+        )
+        brief = f"{noise['candidates']:,} in {_count(len(judged), 'finding')}"
+        found.append(_name("doubtful labels", text, brief, n=noise["candidates"]))
+    return found
 
 
 def _single_sources(single: dict[str, list[str]]) -> list[Named]:
@@ -193,6 +333,7 @@ def _single_sources(single: dict[str, list[str]]) -> list[Named]:
         _name(
             "annotated in one source",
             f"Only source {source} says anything about {', '.join(findings)}: no claim across sources is possible.",
+            f"{_count(len(findings), 'finding')} in {source} only",
             group="source",
             level=source,
             n=len(findings),
@@ -210,7 +351,7 @@ def _duplicates(duplicates: dict[str, Any]) -> list[Named]:
         f"{copies} copied from another: {pictures} found more than once, {duplicates['across_patients']:,} under "
         f"different patients, {duplicates['different_labels']:,} with different labels."
     )
-    return [_name("duplicates", text, n=duplicates["images"], expected=0)]
+    return [_name("duplicates", text, f"{copies} with equal pixels", n=duplicates["images"], expected=0)]
 
 
 def _burned_text(found: dict[str, Any]) -> list[Named]:
@@ -221,7 +362,7 @@ def _burned_text(found: dict[str, Any]) -> list[Named]:
         f"{_count(found['images'], 'image')} with text burned into the pixels{tagged}, {found['train']:,} in train: it "
         "may name a patient, and a core may learn to write it. Training a core leaves such images out."
     )
-    return [_name("burned-in text", text, n=found["images"], expected=0)]
+    return [_name("burned-in text", text, _count(found["images"], "image"), n=found["images"], expected=0)]
 
 
 def _missing(missing: Sequence[dict[str, Any]]) -> list[Named]:
@@ -237,7 +378,9 @@ def _missing(missing: Sequence[dict[str, Any]]) -> list[Named]:
         if m["named"] and m["share"] > MISSING_SHARE:
             rest = consequence.get(m["column"], "no statement by it covers them")
             text = f"{m['column']} is missing in {m['missing']:,} of {m['images']:,} images ({m['share']:.0%}): {rest}."
-            found.append(_name("missing", text, group=m["column"], n=m["missing"], expected=0))
+            found.append(
+                _name("missing", text, f"{m['column']} {m['share']:.0%}", group=m["column"], n=m["missing"], expected=0)
+            )
     return sorted(found, key=lambda item: -item["n"])
 
 
@@ -256,7 +399,16 @@ def _too_few(findings: Sequence[dict[str, Any]]) -> list[Named]:
     listed = ", ".join(f"{f} ({p} positive)" if p < MIN_TEST else f"{f} ({n} negative)" for f, p, n in few)
     text = f"Test patients are too few to measure {listed}: under {MIN_TEST}, no claim can rest on them."
     single = few[0][0] if len(few) == 1 else None
-    return [_name("too few to evaluate", text, finding=single, n=len(few), expected=0)]
+    return [
+        _name(
+            "too few to evaluate",
+            text,
+            f"under {MIN_TEST} test patients: {listed}",
+            finding=single,
+            n=len(few),
+            expected=0,
+        )
+    ]
 
 
 def _level(group: str, level: str) -> str:

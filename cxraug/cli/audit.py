@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -17,7 +18,11 @@ from cxraug.cli.selection import (
     say_label_columns,
 )
 
-SENTENCES = 15
+if TYPE_CHECKING:
+    from cxraug.balance.sample_size import Question
+
+WIDTH = 120  # of a line where there is no terminal
+LINES = 12  # of the summary; with the title and the paths a user reads fifteen
 
 
 def register(app: typer.Typer) -> None:
@@ -35,8 +40,16 @@ def register(app: typer.Typer) -> None:
         pixels: bool = typer.Option(
             True, "--pixels/--no-pixels", help="Read every image and look for copies and burned-in text."
         ),
+        images: bool = typer.Option(
+            True, "--images/--no-images", help="Also look for faulty pictures, near copies and doubtful labels."
+        ),
+        image_limit: int = typer.Option(20_000, "--image-limit", min=0, help="Images looked at, at most; 0: all."),
+        gap: float = typer.Option(0.05, "--gap", help="AUROC gap between groups that is to be seen."),
+        auroc: float = typer.Option(0.8, "--auroc", help="AUROC to expect of the better group."),
+        power: float = typer.Option(0.8, "--power", help="Power with which the gap is to be seen."),
+        seed: int = typer.Option(0, "--seed", help="Of the choice of images, folds and planted faults."),
         on_bad_image: str = typer.Option("error", "--on-bad-image", help="error or skip (listed in rejected.csv)."),
-        out: Path = typer.Option(Path("audit"), "--out", help="Folder for audit.json, audit.html and burned_text.csv."),
+        out: Path = typer.Option(Path("audit"), "--out", help="Folder for audit.html, audit.json and tables."),
         as_json: bool = typer.Option(False, "--json", help="Print the audit as JSON."),
     ) -> None:
         """Say what is rare, who is under-represented, and what findings are confused with."""
@@ -48,6 +61,7 @@ def register(app: typer.Typer) -> None:
 
         bad = choice(on_bad_image, "--on-bad-image", ("error", "skip"))
         bins = parse_age_bins(age_bins)
+        question = _question(gap, auroc, power)
         data = read_manifest(
             manifest,
             root=root,
@@ -59,52 +73,56 @@ def register(app: typer.Typer) -> None:
         for column in (part.strip() for group in names(groups) or [] for part in group.split("*")):
             if column not in data.frame.columns:
                 raise InputError("--groups names a column that is not there", file=manifest, column=column)
-        sha = writing = None
+        sha = writing = looked = None
         if pixels:
             data, cache = build_cache(data, out / "cache", Encoding(), on_bad_image=bad)  # type: ignore[arg-type]
             sha, writing = cache.sha, cache.writing
-        found = audit_manifest(data, groups=names(groups) or [], age_bins=bins, pixel_sha=sha, writing=writing)
-        write_audit(found, out, written=None if writing is None else written_rows(data, writing))
+            if images:
+                from cxraug.balance.image_audit import look_at_images
+
+                looked = look_at_images(data, cache, out / "cache", limit=image_limit or None, seed=seed)
+        found = audit_manifest(
+            data,
+            groups=names(groups) or [],
+            age_bins=bins,
+            pixel_sha=sha,
+            writing=writing,
+            question=question,
+            images=None if looked is None else looked.summary,
+        )
+        written = None if writing is None else written_rows(data, writing)
+        write_audit(found, out, written=written, images=None if looked is None else looked.tables())
         if as_json:
             print_json(found)
             return
-        _print(found)
-        typer.echo(f"audit: {out / 'audit.html'}")
+        _print(found, out)
 
 
-def _print(found: dict) -> None:
-    """The named findings first, then the findings."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _question(gap: float, auroc: float, power: float) -> Question:
+    from cxraug.balance.sample_size import Question
+    from cxraug.errors import InputError
 
-    from cxraug.balance.naming import headlines
+    try:
+        return Question(gap, auroc, power)
+    except ValueError as error:
+        raise InputError(f"--gap, --auroc, --power: {error}") from None
 
-    console = Console()
-    shown = headlines(found["named"], SENTENCES)
-    table = Table(title="What stands out", title_justify="left", show_lines=False)
-    table.add_column("what", style="bold", no_wrap=True)
-    table.add_column("in numbers")
-    for item in shown:
-        table.add_row(Text(item["kind"] + ("" if item["holds"] else " (hint)")), Text(item["sentence"]))
-    console.print(table if shown else Text("No rule names anything."))
-    if len(found["named"]) > len(shown):
-        console.print(Text(f"and {len(found['named']) - len(shown)} more in audit.html"))
-    counts = Table(title=f"Findings ({found['naming_rows']})", title_justify="left")
-    for name in ("finding", "patients", "of", "prevalence", "images", "test patients"):
-        counts.add_column(name, justify="left" if name == "finding" else "right")
-    for f in found["findings"]:
-        test = f["by_split"].get("test", {}).get("patients_positive")
-        counts.add_row(
-            Text(f["finding"]),
-            f"{f['patients_positive']:,}",
-            f"{f['patients_known']:,}",
-            "" if f["prevalence"] is None else f"{f['prevalence']:.1%}",
-            f"{f['images_positive']:,}",
-            "" if test is None else f"{test:,}",
-        )
-    console.print(counts)
-    text = found["burned_text"]
-    if text["checked"]:
-        told = f"burned-in text: {text['images']:,} images (burned_text.csv), a lead marker only: {text['markers']:,}"
-        console.print(Text(told))
+
+def _print(found: dict, out: Path) -> None:
+    """What stands out, one line per kind, and where the rest is."""
+    from shutil import get_terminal_size
+
+    from cxraug.balance.naming import summary
+
+    width = max(get_terminal_size((WIDTH, 24)).columns, 60)
+    typer.echo(
+        f"{found['images']:,} images, {found['studies']:,} studies, {found['patients']:,} patients, "
+        f"{len(found['findings'])} findings; counted in {found['naming_rows']}"
+    )
+    wide = max((len(kind) for kind, _ in summary(found["named"], LINES)), default=0)
+    lines = summary(found["named"], LINES, width - wide - 2)
+    for kind, text in lines:
+        typer.echo(f"{kind:<{wide}}  {text}")
+    if not lines:
+        typer.echo("No rule names anything.")
+    typer.echo(f"{len(found['named'])} sentences and every table: {out / 'audit.html'}, audit.json, *.csv")

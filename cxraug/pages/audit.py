@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from cxraug.balance.naming import ALPHA
+from cxraug.balance.naming import ALPHA, headlines
+from cxraug.pages import audit_depth
 from cxraug.pages.page import (
     Cell,
     bullets,
@@ -24,6 +25,7 @@ from cxraug.pages.page import (
     table,
 )
 
+SENTENCES = 15  # that are open at first sight
 CELL_WIDTH, CELL_HEIGHT, LABEL_WIDTH = 44, 24, 170
 
 
@@ -35,7 +37,12 @@ def audit_page(audit: dict[str, Any]) -> str:
         "groups": ("Groups", _groups(audit)),
         "cells": ("Findings by group", _cells(audit)),
         "together": ("Findings that occur together", _together(audit)),
-        "confounded": ("What findings go with", _confounded(audit)),
+        "confounded": (
+            "What findings go with",
+            [*_confounded(audit), *audit_depth.all_else_equal(audit), *audit_depth.shortcuts(audit)],
+        ),
+        "measurable": ("Which gaps can be measured", audit_depth.measurable(audit, _heat)),
+        "images": ("Images", audit_depth.images(audit)),
         "quality": ("Missing values, copies, burned-in text", _quality(audit)),
     }
     body = Markup("").join(section(key, title, *content) for key, (title, content) in parts.items())
@@ -47,7 +54,11 @@ def _named(audit: dict[str, Any]) -> list[Markup]:
     named = audit["named"]
     parts: list[Markup] = []
     firm, hints = [n for n in named if n["holds"]], [n for n in named if not n["holds"]]
-    parts.append(_sentences(firm) if firm else paragraph("No rule names anything."))
+    first = headlines(firm, SENTENCES)
+    rest = [n for n in firm if not any(n is shown for shown in first)]
+    parts.append(_sentences(first) if firm else paragraph("No rule names anything."))
+    if rest:
+        parts.append(fold(f"{len(rest)} more of the same kinds", _sentences(rest)))
     if hints:
         parts.append(fold(f"{len(hints)} hints that do not survive the correction for many looks", _sentences(hints)))
     rules = bullets(Markup("<b>{}</b>: {}").format(kind, rule) for kind, rule in audit["rules"].items())
@@ -67,12 +78,16 @@ def _findings(audit: dict[str, Any]) -> list[Markup]:
     for f in audit["findings"]:
         row: dict[str, Any] = {"finding": f["finding"]}
         row |= {"patients": f["patients_positive"], "of": f["patients_known"], "prevalence": f["prevalence"]}
+        shares = (f["image_prevalence"], f["image_ci_low"], f["image_ci_high"])
+        row |= {"of images": Cell(interval(*shares, ".1%"), f["image_prevalence"]), "design effect": f["design_effect"]}
         row |= {"images": f["images_positive"], "uncertain or blank images": f["images_uncertain"]}
         row |= {f"{s} patients": b["patients_positive"] for s, b in f["by_split"].items() if s not in ("all", "train")}
         rows.append(row)
     counts = facts((s["split"], f"{s['patients']:,} patients, {s['images']:,} images") for s in audit["splits"])
     caption = f"Positive patients and images, {audit['naming_rows']} unless named"
-    return [counts, table(pd.DataFrame(rows), caption=caption, formats={"prevalence": ".1%"})]
+    caption += "; intervals are clustered by patient"
+    formats = {"prevalence": ".1%", "design effect": ".1f"}
+    return [counts, table(pd.DataFrame(rows), caption=caption, formats=formats)]
 
 
 def _groups(audit: dict[str, Any]) -> list[Markup]:
@@ -118,11 +133,19 @@ def _cells(audit: dict[str, Any]) -> list[Markup]:
                 "elsewhere": c["rest_prevalence"],
                 "ratio": Cell(interval(c["ratio"], c["ci_low"], c["ci_high"], ".2f"), c["ratio"]),
                 "adjusted p": c["p_adjusted"],
+                "of images": Cell(
+                    interval(c["image_prevalence"], c["image_ci_low"], c["image_ci_high"], ".1%"), c["image_prevalence"]
+                ),
+                "odds ratio, all else equal": _adjusted(c["adjusted"]),
                 "flag": c["flag"],
             }
             for c in cells
         ]
-        caption = "Patients; ratio of prevalences with a 95 % interval of its own, p adjusted over the table (Holm)"
+        same = next((c["adjusted"]["adjusted_for"] for c in cells if c["adjusted"]), "")
+        caption = (
+            "Patients; ratio of prevalences with a 95 % interval of its own, p adjusted over the table (Holm); share "
+            f"of images, clustered by patient; odds against the other levels at the same {same}"
+        )
         formats = {"prevalence": ".1%", "elsewhere": ".1%", "adjusted p": ".3f"}
         parts.append(fold("All cells with intervals", table(pd.DataFrame(rows), caption=caption, formats=formats)))
     if not parts:
@@ -137,6 +160,12 @@ def _relative(cell: dict[str, Any]) -> float | None:
     if here is None or rest is None or here + rest == 0:
         return None
     return here / (here + rest)
+
+
+def _adjusted(row: dict[str, Any] | None) -> Cell:
+    if row is None or row["odds_ratio"] is None:
+        return Cell("–", None)
+    return Cell(interval(row["odds_ratio"], row["ci_low"], row["ci_high"], ".2f"), row["odds_ratio"])
 
 
 def _together(audit: dict[str, Any]) -> list[Markup]:
@@ -228,11 +257,11 @@ def _burned_text(audit: dict[str, Any]) -> list[Markup]:
 def _heat(
     rows: Sequence[str],
     columns: Sequence[str],
-    values: Sequence[Sequence[int]],
+    values: Sequence[Sequence[int | str]],
     shades: Sequence[Sequence[float | None]],
     name: str,
 ) -> Markup:
-    """A grid of counts; ``shades`` in [0, 1] set the background, None leaves it empty."""
+    """A grid of counts or marks; ``shades`` in [0, 1] set the background, None leaves it empty."""
     width = LABEL_WIDTH + CELL_WIDTH * len(columns)
     top = 14 + 6 * min(max((len(c) for c in columns), default=0), 24)
     height = top + CELL_HEIGHT * len(rows)
@@ -255,13 +284,17 @@ def _heat(
                     'style="fill:var(--ink)">{}</text></g>'
                 ).format(
                     row, column, values[i][j], LABEL_WIDTH + CELL_WIDTH * j, y, CELL_WIDTH, CELL_HEIGHT, opacity,
-                    LABEL_WIDTH + CELL_WIDTH * j + CELL_WIDTH // 2, y + 16, f"{values[i][j]:,}",
+                    LABEL_WIDTH + CELL_WIDTH * j + CELL_WIDTH // 2, y + 16, _mark(values[i][j]),
                 )
             )  # fmt: skip
     return Markup(
         '<div class="scroll" tabindex="0" role="region" aria-label="{name}">'
         '<svg width="{width}" height="{height}" role="img" aria-label="{name}">{marks}</svg></div>\n'
     ).format(name=name, width=width + 60, height=height + 2, marks=Markup("").join(parts))
+
+
+def _mark(value: int | str) -> str:
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def _short(text: str, limit: int = 26) -> str:

@@ -59,3 +59,18 @@ def cohort(n: int = 1200, seed: int = 0) -> Manifest:
 @pytest.fixture(scope="session")
 def imbalanced() -> Manifest:
     return cohort()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, np.ndarray, Path]:
+    """240 phantoms, their pixels (n, 64, 64) as decoded, and the manifest's path; Cardiomegaly is common."""
+    from cxraug.studies.cache import build_cache
+    from cxraug.studies.images import Encoding
+    from cxraug.studies.manifest import read_manifest
+    from cxraug.studies.phantom.cohort import PhantomSettings, make_cohort
+
+    folder = tmp_path_factory.mktemp("pictures")
+    settings = PhantomSettings(n=240, size=64, seed=21, prevalence={"Cardiomegaly": 0.35})
+    path = make_cohort(settings, folder / "set", workers=1)
+    manifest, cache = build_cache(read_manifest(path), folder / "cache", Encoding())
+    return manifest, np.asarray(cache.pixels), path

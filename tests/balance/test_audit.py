@@ -6,9 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cxraug.balance.audit import audit_manifest, write_audit
-from cxraug.balance.naming import headlines
+from cxraug.balance.naming import headlines, summary
+from cxraug.pages.audit import audit_page
 from cxraug.studies.manifest import Manifest
 
 
@@ -156,12 +159,12 @@ def test_headlines_show_every_kind(imbalanced: Manifest) -> None:
 
 def test_page_is_offline_and_escapes_names(make_manifest, tmp_path) -> None:
     evil = "<script>alert(1)</script>"
-    rows = [{"labels": evil, "sex": "F", "age": 30, "source": "<b>s"}] * 5 + [{"labels": "B", "source": "t"}] * 5
+    rows = [{"labels": evil, "sex": "F", "age": 30, "source": "<b>src"}] * 5 + [{"labels": "B", "source": "t"}] * 5
     audit = audit_manifest(make_manifest(rows), pixel_sha=np.array(["<i>"] * 10))
     write_audit(audit, tmp_path)
     page = (tmp_path / "audit.html").read_text()
     assert evil not in page
-    assert "<b>s" not in page
+    assert "<b>src" not in page
     assert "&lt;script&gt;" in page
     for foreign in ("http://", "https://", "src=", "@import"):
         assert foreign not in page
@@ -187,3 +190,36 @@ def test_no_finding_is_never_a_rare_finding(make_manifest) -> None:
         assert [n for n in audit["named"] if n["kind"] == "rare finding"] == []
     audit = audit_manifest(make_manifest([*sick, {"labels": "Nodule"}]), groups=[])
     assert [n["finding"] for n in audit["named"] if n["kind"] == "rare finding"] == ["Nodule"]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 60),
+    groups=st.sampled_from([("sex", "age"), (), ("sex*age", "ward"), ("source",)]),
+)
+def test_any_manifest_has_an_audit(make_manifest, seed: int, n: int, groups: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(seed)
+    rows = [
+        {
+            "patient_id": f"p{rng.integers(0, 1 + n // 2)}",
+            "labels": rng.choice(["A", "-A", "?A|B", "No Finding", "A|B", None]),
+            "sex": rng.choice(["F", "M", None]),
+            "age": rng.choice([3.0, 44.0, 81.0, np.nan]),
+            "view": rng.choice(["PA", "AP", "Lateral", "unknown"]),
+            "source": rng.choice(["", "x", "y"]),
+            "ward": rng.choice(["1", "2"]),
+        }
+        for _ in range(n)
+    ]
+    split = {f"p{i}": str(rng.choice(["train", "val", "test"])) for i in range(n)}
+    audit = audit_manifest(make_manifest([{**r, "split": split[r["patient_id"]]} for r in rows]), groups=groups)
+    assert "Audit" in audit_page(audit)
+    assert len(summary(audit["named"])) <= 12
+    for f in audit["findings"]:
+        assert f["images_positive"] <= f["images_known"]
+        if f["images_known"]:
+            assert f["image_ci_low"] - 1e-9 <= f["image_prevalence"] <= f["image_ci_high"] + 1e-9
+    for c in audit["measurable"]["cells"]:
+        assert 0 <= c["power"] <= 1
+    json.dumps(audit, allow_nan=False)
