@@ -76,8 +76,8 @@ class Table:
 
     def refuse_formulas(self, values: pd.Series, column: str) -> None:
         """Raise :class:`InputError` for the first of ``values`` that a spreadsheet would run."""
-        distinct = values.dropna().unique()
-        formulas = {v for v in distinct if is_formula(str(v))}
+        odd = values[values.str.match("[^A-Za-z0-9]", na=False)]  # a formula begins with none of these
+        formulas = {v for v in odd.unique() if is_formula(str(v))}
         if formulas:
             bad = values.isin(formulas)
             self.refuse(bad, column, "a spreadsheet would run this", expected="no =, @ or the like at the start",

@@ -12,7 +12,7 @@ from cxraug.studies.labels import NO_FINDING
 from cxraug.studies.sources.ages import read_ages
 from cxraug.studies.sources.contract import Extract, ImportSettings, Source
 from cxraug.studies.sources.folder import Folder
-from cxraug.studies.sources.official import mapped, read_official, required_values
+from cxraug.studies.sources.official import groups, mapped, read_official, required_values
 from cxraug.studies.sources.race import RACES, group_races
 from cxraug.studies.sources.vocabulary import edited, label_columns
 from cxraug.studies.table import Table
@@ -39,7 +39,7 @@ OPTIONAL = {"sex": ("Sex",), "age": ("Age",), "side": ("Frontal/Lateral",), "vie
 DEMOGRAPHICS = {"patient": ("PATIENT",), "race": ("PRIMARY_RACE", "race")}
 FILES = {"train.csv": "train", "valid.csv": "val", "test.csv": "test"}
 SEXES = {"male": "M", "female": "F", "m": "M", "f": "F", "unknown": None}
-_LAYOUT = r"(?:^|/)((?:train|valid|val|test)/(patient\d+)/([^/]+)/[^/]+)$"
+_LAYOUT = r"(?:^|/)(?P<image>(?:train|valid|val|test)/(?P<patient>patient\d+)/(?P<study>[^/]+)/[^/]+)$"
 
 
 class ChexpertSettings(ImportSettings):
@@ -75,8 +75,8 @@ def read(folder: Folder, settings: ChexpertSettings) -> Extract:
 def _read_part(path: Path, part: str, settings: ChexpertSettings) -> Extract:
     table = read_official(path, COLUMNS, OPTIONAL)
     names = required_values(table, "path", "Path")
-    parts = names.str.extract(_LAYOUT)
-    table.refuse(parts[0].isna(), "Path", "not a path of CheXpert", found=names,
+    parts = groups(names, _LAYOUT)
+    table.refuse(parts["image"].isna(), "Path", "not a path of CheXpert", found=names,
                  expected="CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg")  # fmt: skip
     age, counts = read_ages(table, "age", "Age", least=1)  # 0 stands for unknown: the archive has adults only
     observed = {name: OBSERVATIONS[name][0] for name in OBSERVATIONS}
@@ -84,9 +84,9 @@ def _read_part(path: Path, part: str, settings: ChexpertSettings) -> Extract:
     side = mapped(table, "side", "Frontal/Lateral", {"frontal": "unknown", "lateral": "Lateral"})
     view = mapped(table, "view", "AP/PA", {"ap": "AP", "pa": "PA", "ll": "Lateral", "rl": "Lateral"})
     frame = pd.DataFrame({
-        "image": parts[0],
-        "patient_id": "chexpert-" + parts[1],
-        "study_id": parts[1] + "/" + parts[2],
+        "image": parts["image"],
+        "patient_id": "chexpert-" + parts["patient"],
+        "study_id": parts["patient"] + "/" + parts["study"],
         "view": side.where(side == "Lateral", view.fillna("unknown")).astype("str"),
         "sex": mapped(table, "sex", "Sex", SEXES),
         "age": age,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pa_compute
 
 from cxraug.errors import InputError
 from cxraug.studies.table import Table, read_table
@@ -82,6 +84,18 @@ def numbers(table: Table, column: str, called: str) -> pd.Series:
     bad = text.notna() & ~np.isfinite(values)
     table.refuse(bad, called, "not a number", expected="a number", found=text)
     return values
+
+
+def groups(values: pd.Series, pattern: str) -> pd.DataFrame:
+    """The named groups of ``pattern`` (RE2 syntax), one column each, missing where it does not fit."""
+    found = pa_compute.extract_regex(pa.array(values, pa.large_string()), pattern)
+    if isinstance(found, pa.ChunkedArray):
+        found = found.combine_chunks()
+    return pd.DataFrame({
+        field.name: pd.Series(found.field(field.name).to_pandas(), dtype="str").set_axis(values.index)
+        .where(found.is_valid().to_numpy(zero_copy_only=False))
+        for field in found.type
+    })  # fmt: skip
 
 
 def read_list(path: Path) -> pd.Series:

@@ -188,8 +188,8 @@ def label_columns(table: Table, labels: Mapping[str, str], columns: Mapping[str,
         for finding in targets(labels[columns[name]]):
             at = findings.index(finding)
             coded[:, at] = _either(coded[:, at], value)
-    patterns, inverse = np.unique(coded, axis=0, return_inverse=True)
-    inverse = inverse.ravel()
+    inverse, first = _patterns(coded)
+    patterns = coded[first]
     texts: list[str | None] = []
     clash = np.zeros(len(patterns), bool)
     for at, pattern in enumerate(patterns):
@@ -203,6 +203,15 @@ def label_columns(table: Table, labels: Mapping[str, str], columns: Mapping[str,
               "no labels at all": int(result.isna().sum())}  # fmt: skip
     vocabulary = mapping_table({c: labels.get(c, OTHER) for c in columns.values()}, seen)
     return Labelled(result, vocabulary, findings, {k: n for k, n in counts.items() if n})
+
+
+def _patterns(coded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each row's pattern (n,), and the first row of every pattern; (n, F) of int8."""
+    numbers = np.zeros(len(coded), np.int64)
+    for column in coded.T:  # the patterns so far are numbered anew each time, so nothing overflows
+        numbers = pd.factorize(numbers * 12 + (column + 1))[0].astype(np.int64)
+    _, first = np.unique(numbers, return_index=True)
+    return numbers, first
 
 
 def _either(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -228,8 +237,12 @@ def apply_policy(labels: pd.Series, policy: Policy) -> tuple[pd.Series, dict[str
     images = np.bincount(codes[codes >= 0], minlength=len(texts))
     value = {"zeros": ABSENT, "ones": PRESENT}.get(policy, UNCERTAIN)
     uncertain: dict[str, int] = {}
-    dropped, made = 0, []
+    dropped = 0
+    made: list[str | None] = []
     for at, text in enumerate(texts):
+        if "?" not in text:
+            made.append(text)
+            continue
         named = parse_labels(str(text))
         doubtful = [f for f, v in named.items() if v == UNCERTAIN]
         for finding in doubtful:
