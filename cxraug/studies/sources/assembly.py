@@ -60,13 +60,13 @@ def import_source(
     """
     started = time.perf_counter()
     out = Path(out)
-    _check_out(out, fresh)
+    check_out(out, fresh)
     settings = settings or source.settings()
     extract = source.read(Folder(Path(root)), settings)
     frame, counts, missing = _rows(extract, Path(root), settings)
     notes = list(extract.notes)
     if extract.finish is not None:
-        more, said = extract.finish(frame, Path(root))
+        more, said = extract.finish(frame, None if settings.table_only else Path(root))
         counts |= more
         notes += said
     frame["labels"], uncertain, clash = apply_policy(frame["labels"], settings.uncertain)
@@ -100,7 +100,8 @@ def beside(out: Path, what: str) -> Path:
     return out.with_name(f"{stem}.{what}")
 
 
-def _check_out(out: Path, fresh: bool) -> None:
+def check_out(out: Path, fresh: bool) -> None:
+    """Refuse an ``out`` of an unknown kind, or one that is there already."""
     kinds = (*CSV_SUFFIXES, *PARQUET_SUFFIXES)
     if not out.name.lower().endswith(kinds) or out.name.lower().endswith(".csv.gz"):
         raise InputError("unknown kind of table", file=out, found=out.suffix, expected=".parquet or .csv")
@@ -108,9 +109,7 @@ def _check_out(out: Path, fresh: bool) -> None:
         raise InputError("the file is there already", file=out, expected="another --out, or --fresh to replace it")
 
 
-def _rows(
-    extract: Extract, root: Path, settings: ImportSettings
-) -> tuple[pd.DataFrame, dict[str, int], pd.DataFrame]:
+def _rows(extract: Extract, root: Path, settings: ImportSettings) -> tuple[pd.DataFrame, dict[str, int], pd.DataFrame]:
     """The rows to keep with the paths of their files, the counts, and the rows whose file is not there."""
     counts = dict(extract.counts)
     if extract.split is not None:

@@ -58,8 +58,12 @@ def read(folder: Folder, settings: ChexpertSettings) -> Extract:
     whole = found[0]
     if len(found) > 1:
         for later in found[1:]:
-            whole.counts = {k: whole.counts.get(k, 0) + later.counts.get(k, 0) for k in {**whole.counts, **later.counts}}
-        summed = pd.concat([e.vocabulary for e in found]).groupby(["label", "finding"], sort=False, as_index=False).sum()
+            whole.counts = {
+                k: whole.counts.get(k, 0) + later.counts.get(k, 0) for k in {**whole.counts, **later.counts}
+            }
+        summed = (
+            pd.concat([e.vocabulary for e in found]).groupby(["label", "finding"], sort=False, as_index=False).sum()
+        )
         whole.vocabulary = summed
     whole.table = Table(frame, first, np.concatenate([extract.table.rows for extract in found]))
     whole.split = frame.pop("part")

@@ -59,8 +59,8 @@ class Extract:
     parts : how many parts of ``image``, from its end and without suffix, name the file wherever it lies.
     counts : what was odd, each with its number of images (rows for repeated ones).
     notes : sentences the user should read.
-    finish : called once files were found, with the kept rows and their paths (missing where table-only): may
-        fill columns from the files (headers) and returns counts and notes.
+    finish : called last with the kept rows and the root, which is None where no file may be opened (tables only): may
+        fill columns from the files and returns counts and notes.
     """
 
     table: Table
@@ -72,7 +72,7 @@ class Extract:
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
-    finish: Callable[[pd.DataFrame, Path], tuple[dict[str, int], list[str]]] | None = None
+    finish: Callable[[pd.DataFrame, Path | None], tuple[dict[str, int], list[str]]] | None = None
 
     @property
     def frame(self) -> pd.DataFrame:

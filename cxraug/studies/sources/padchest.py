@@ -83,7 +83,9 @@ def read(folder: Folder, settings: ImportSettings) -> Extract:
     given = table.frame
     name = required_values(table, "image", "ImageID")
     listed = given["labels"].str.fullmatch(_LIST, na=True)
-    table.refuse(~listed, "Labels", "not a list of labels", expected="['label', 'label'] or blank", found=given["labels"])
+    table.refuse(
+        ~listed, "Labels", "not a list of labels", expected="['label', 'label'] or blank", found=given["labels"]
+    )
     labelled = label_terms(table, "labels", "Labels", edited(LABELS, settings.mapping), closed=False, split=_terms)
     age, counts = _ages(table)
     inside = given["folder"].str.replace(r"\.0$", "", regex=True)
