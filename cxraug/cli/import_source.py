@@ -242,21 +242,21 @@ def _say(done: Imported, out: Path, as_json: bool) -> None:
         table.add_row(Text(str(row["label"])), Text(str(row["finding"])), f"{row['images']:,}")
     console.print(table)
     if len(done.vocabulary) > LABELS_SHOWN:
-        console.print(Text(f"and {len(done.vocabulary) - LABELS_SHOWN} more in {beside(out, 'mapping.csv')}"))
+        typer.echo(f"and {len(done.vocabulary) - LABELS_SHOWN} more in {beside(out, 'mapping.csv')}")
     if record["uncertain"]:
         counts = ", ".join(f"{k} {n:,}" for k, n in record["uncertain"].items())
-        console.print(Text(f"uncertain ({record['settings']['uncertain']}): {counts}"))
+        typer.echo(f"uncertain ({record['settings']['uncertain']}): {counts}")
     for what, n in record["odd"].items():
-        console.print(Text(f"{what}: {n:,}"))
+        typer.echo(f"{what}: {n:,}")
     if record["missing_files"]:
         console.print(
             Text(f"image files that are not there: {record['missing_files']:,} ({beside(out, 'missing.csv')})")
         )
     for note in record["notes"]:
-        console.print(Text(f"note: {note}"))
+        typer.echo(f"note: {note}")
     rows = ", ".join(f"{s} {record['rows'].get(s, 0):,}" for s in ("train", "val", "test"))
-    console.print(Text(f"split ({record['split']}): {rows}"))
-    console.print(Text(f"{out}: {record['images']:,} images, {record['patients']:,} patients"))
+    typer.echo(f"split ({record['split']}): {rows}")
+    typer.echo(f"{out}: {record['images']:,} images, {record['patients']:,} patients")
     root = f" --root {record['data_root']}" if record["data_root"] else ""
     pixels = " --no-pixels" if record["settings"]["table_only"] else ""
-    console.print(Text(f"next: cxraug audit {out}{root}{pixels}"), soft_wrap=True)
+    typer.echo(f"next: cxraug audit {out}{root}{pixels}")

@@ -55,8 +55,8 @@ def import_source(
     Raises
     ------
     InputError
-        A missing or malformed official file (file, row, column, found, expected), no image at all, ``out`` there already
-        (without ``fresh``) or of an unknown kind.
+        A missing or malformed official file (file, row, column, found, expected), no image at all, an ``out`` that is
+        there already (without ``fresh``) or of an unknown kind.
     """
     started = time.perf_counter()
     out = Path(out)

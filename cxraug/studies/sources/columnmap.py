@@ -57,8 +57,8 @@ class ColumnMap(BaseModel):
     image, patient_id : names of columns; the others may be left out.
     separator : between the findings of one cell of ``labels``.
     label_columns : columns of 1, 0, -1 and blank, each with its finding, in place of ``labels``.
-    findings : words of ``labels``, each with its finding, ``(other)`` or ``(nothing)``; a word that is not listed is its
-        own finding.
+    findings : words of ``labels``, each with its finding, ``(other)`` or ``(nothing)``; a word that is not listed is
+        its own finding.
     sexes, views, splits : values of these columns in words of the manifest, where they are others.
     keep : further columns to take over, as groups for instance.
     source, licence : for every row.
@@ -94,7 +94,7 @@ class CsvSettings(ImportSettings):
 
 
 def parse_map(items: Sequence[str]) -> dict[str, Any]:
-    """``FILE.yaml`` and ``key=column`` (``label_columns.COLUMN=FINDING``, ``sexes.1=M``) to one mapping, later ones win."""
+    """``FILE.yaml`` and ``key=column`` (``label_columns.COLUMN=FINDING``, ``sexes.1=M``) as one mapping."""
     result: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 def agreed_labels(votes: pd.DataFrame, readers: pd.Series, least: int) -> pd.DataFrame:
     """What each image's readers say of each finding they name.
 
-    A finding is present (1) where at least ``least`` readers name it, or all where there are fewer; else uncertain (-1).
+    A finding is present (1) where at least ``least`` readers name it (all, where there are fewer), else uncertain (-1).
 
     Parameters
     ----------

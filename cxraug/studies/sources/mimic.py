@@ -36,9 +36,9 @@ class MimicSettings(ImportSettings):
 
     Attributes
     ----------
-    mimic_iv : the folder with MIMIC-IV's ``patients.csv.gz`` and ``admissions.csv.gz`` (or their ``hosp/``), for sex, age,
-        race.
-    reports : the folder with ``p10/p10000032/s50414267.txt``, or ``mimic_cxr_sectioned.csv``; looked for below the root.
+    mimic_iv : the folder with MIMIC-IV's ``patients.csv.gz`` and ``admissions.csv.gz`` (or ``hosp/``): sex, age, race.
+    reports : the folder with ``p10/p10000032/s50414267.txt``, or ``mimic_cxr_sectioned.csv``; by default looked for
+        below the root.
     """
 
     mimic_iv: Path | None = None
@@ -141,9 +141,10 @@ def _add_people(extract: Extract, folder: Path, patient: pd.Series, table: Table
     odd = age.notna() & ~age.between(0, MAX_AGE)
     frame["age"] = age.where(~odd)
     known = patient.isin(set(ids))
+    topped = int((patient.map(anchor) > TOPPED).sum())
     counts = {"images of patients who are not in MIMIC-IV": int((~known).sum()),
               "impossible ages, now missing": int(odd.sum()),
-              f"ages from patients above {TOPPED}, published as 91": int((patient.map(anchor) > TOPPED).sum())}  # fmt: skip
+              f"ages from patients above {TOPPED}, published as 91": topped}  # fmt: skip
     extract.counts |= {what: n for what, n in counts.items() if n}
     if not known.any():
         raise InputError("none of the patients is in it", file=path, column="subject_id", found=ids.iloc[0],

@@ -113,14 +113,14 @@ def _official_split(folder: Folder, table: Table, name: pd.Series) -> tuple[pd.S
                              found=next(f for f in LISTS if f not in missing),
                              expected="both lists, or --split patients")  # fmt: skip
         return None, " and ".join(LISTS)
-    split = pd.Series(np.nan, index=name.index, dtype="str")
+    split: pd.Series = pd.Series(np.nan, index=name.index, dtype="str")
     for file, part in LISTS.items():
         path = found[file]
         assert path is not None
         listed = name.isin(read_list(path))
         both = listed & split.notna()
         table.refuse(both, "Image Index", "an image in both official lists", expected="each in one", found=name)
-        split = split.where(~listed, part)
+        split[listed] = part
     table.refuse(split.isna(), "Image Index", "an image in neither official list", found=name,
                  expected="each in train_val_list.txt or test_list.txt, or --split patients")  # fmt: skip
     return split, ""

@@ -114,6 +114,6 @@ def read_list(path: Path) -> pd.Series:
         raise InputError("the file is empty", file=path, expected="one name a line")
     odd = lines.str.contains(r"[,;\t]")
     if odd.any():
-        raise InputError("not one name a line", file=path, row=int(odd.index[odd.to_numpy().argmax()]),
+        raise InputError("not one name a line", file=path, row=int(lines.index[int(odd.to_numpy().argmax())]),
                          found=lines[odd].iloc[0], expected="one name a line")  # fmt: skip
     return lines

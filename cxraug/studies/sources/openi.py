@@ -58,7 +58,8 @@ def read(folder: Folder, settings: ImportSettings) -> Extract:
         "source_labels": terms,
         "report": report,
     })  # fmt: skip
-    counts = {**labelled.counts, "studies": len(paths), "studies without an image": len(paths) - listed["study"].nunique(),
+    counts = {**labelled.counts, "studies": len(paths),
+              "studies without an image": len(paths) - listed["study"].nunique(),
               "images without a report of findings or impression": int(report.isna().sum())}  # fmt: skip
     notes = ["sex and age are not in the reports as data; what was removed from the texts reads XXXX",
              "one study per patient: nobody is in two splits"]  # fmt: skip

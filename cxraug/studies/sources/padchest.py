@@ -30,6 +30,7 @@ OPTIONAL = {
     "method": ("MethodLabel",),
     "manufacturer": ("Manufacturer_DICOM",),
 }
+TABLES = ("PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", "PADCHEST_chest_x_ray_images_labels*.csv")
 VIEWS = {"pa": "PA", "ap": "AP", "ap_horizontal": "AP Supine", "l": "Lateral",
          "costal": "unknown", "exclude": "unknown", "unk": "unknown"}  # fmt: skip
 SEXES = {"m": "M", "f": "F", "o": None}
@@ -58,7 +59,8 @@ _FINDINGS = {
     "Mediastinal Shift": "mediastinal shift",
     "Nodule": "nodule, multiple nodules",
     "Pleural Thickening": "pleural thickening, apical pleural thickening, calcified pleural thickening, "
-    "fissure thickening, minor fissure thickening, major fissure thickening, pleural plaques, calcified pleural plaques",
+    "fissure thickening, minor fissure thickening, major fissure thickening, pleural plaques, "
+    "calcified pleural plaques",
     "Pneumonia": "pneumonia, atypical pneumonia",
     "Pneumothorax": "pneumothorax",
     "Scoliosis": "scoliosis",
@@ -77,8 +79,7 @@ _LIST = r"\[.*\]"
 
 def read(folder: Folder, settings: ImportSettings) -> Extract:
     """The one table. Age is the year of the study minus the year of birth, so it may be one too many."""
-    path = folder.need("PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", "PADCHEST_chest_x_ray_images_labels*.csv",
-                       what="the table of labels and reports")  # fmt: skip
+    path = folder.need(*TABLES, what="the table of labels and reports")
     table = read_official(path, COLUMNS, OPTIONAL)
     given = table.frame
     name = required_values(table, "image", "ImageID")

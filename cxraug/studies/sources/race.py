@@ -33,7 +33,7 @@ def group_race(text: str) -> str | None:
 
 
 def group_races(texts: pd.Series, patients: pd.Series) -> pd.Series:
-    """Race by patient: the level recorded most often; missing where unknown or where two levels are equally frequent."""
+    """Race by patient: the level recorded most often; missing where unknown or where two are equally frequent."""
     levels = texts.map({t: group_race(str(t)) for t in texts.dropna().unique()})
     known = pd.DataFrame({"patient": patients, "race": levels}).dropna()
     counts = known.groupby(["patient", "race"]).size().rename("n").reset_index()

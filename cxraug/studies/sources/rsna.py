@@ -79,7 +79,7 @@ def _boxes(table: Table, image: pd.Series, target: pd.Series) -> pd.DataFrame:
     none = sides.isna()
     table.refuse(none.any(axis=1) & ~none.all(axis=1), "x", "half a box", expected="four numbers or none",
                  found=table.frame["x"])  # fmt: skip
-    table.refuse(none["x"].to_numpy() == (target == "1").to_numpy(), "Target", "a box without target 1, or 1 without a box",
+    table.refuse(none["x"] == (target == "1"), "Target", "a box without target 1, or 1 without a box",
                  expected="1 with a box, 0 without", found=target)  # fmt: skip
     boxes = sides.assign(image=image, label="Pneumonia")
     refuse_flat(table, boxes, "width")
@@ -127,8 +127,8 @@ def _add_patients(folder: Folder, frame: pd.DataFrame) -> list[str]:
     """Patients from the challenge's mapping to the NIH archive; without it every image is a patient of its own."""
     path = folder.find("pneumonia-challenge-dataset-mappings*.json")
     if path is None:
-        return ["no patients are named: every image counts as a patient of its own, so images of one patient may stand in "
-                "two splits; pneumonia-challenge-dataset-mappings_2018.json (RSNA) in the root tells them"]  # fmt: skip
+        return ["no patients are named: every image counts as a patient of its own, so images of one patient may "
+                "stand in two splits; pneumonia-challenge-dataset-mappings_2018.json (RSNA) in the root tells them"]  # fmt: skip
     entries = pd.DataFrame(_entries(path))
     ids = entries["subset_img_id"].astype("str")
     patient = groups(entries["orig_img_id"].astype("str"), r"^(?P<patient>\d{8})_\d+")["patient"].set_axis(ids)

@@ -93,15 +93,13 @@ def _write_masks(frame: pd.DataFrame, root: Path, folder: Path, found: dict[str,
     if inside.startswith("..") or folder.name != "masks":
         raise InputError("masks lie in the data root, in a folder of the name 'masks'", file=folder, found=folder,
                          expected=root / "masks")  # fmt: skip
-    frame["mask"] = pd.Series(np.nan, index=frame.index, dtype="str")
-    rows = np.flatnonzero(frame["study_id"].isin(set(found)))
-    for row in track(rows, "masks"):
-        name = frame["study_id"].iloc[row]
+    names = frame.loc[frame["study_id"].isin(set(found)), "study_id"]
+    for name in track(names.tolist(), "masks"):
         mask = np.any([draw_runs(r) for r in found[name]], axis=0)
         with atomic(folder / f"{name}.png") as temporary:
             Image.fromarray(mask.astype(np.uint8) * LESION).save(temporary, format="PNG")
-        frame.loc[frame.index[row], "mask"] = f"{inside}/{name}.png"
-    return len(rows)
+    frame["mask"] = (inside + "/" + names + ".png").reindex(frame.index)
+    return len(names)
 
 
 SOURCE = Source(

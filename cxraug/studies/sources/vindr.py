@@ -1,4 +1,4 @@
-"""VinDr-CXR: 18,000 frontal X-rays of two hospitals of Hanoi, each of the 15,000 for training read by three radiologists."""
+"""VinDr-CXR: 18,000 frontal X-rays of two hospitals of Hanoi, those for training read by three radiologists each."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class VindrSettings(ImportSettings):
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One of the two tables: its images, what each reader says, and the boxes (``image, label, reader, x, y, w, h``)."""
+    """One of the two tables: its images, what each reader says, the boxes (``image, label, reader, x, y, w, h``)."""
 
     table: Table
     images: pd.Series
@@ -174,8 +174,8 @@ def _global_votes(path: Path, labels: dict[str, str], known: set[str]) -> pd.Dat
     """The global labels (one 0/1 column each) as votes."""
     header = read_official(path, {"image": ("image_id",)}, {**READER, **{name: (name,) for name in labels}})
     image = required_values(header, "image", "image_id")
-    header.refuse(~image.isin(known), "image_id", "an image without annotations", expected="the images of the other table",
-                  found=image)  # fmt: skip
+    header.refuse(~image.isin(known), "image_id", "an image without annotations", found=image,
+                  expected="the images of the other table")  # fmt: skip
     reader = header.frame["reader"].fillna("consensus")
     votes = []
     for name in labels:

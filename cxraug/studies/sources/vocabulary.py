@@ -11,8 +11,15 @@ import pandas as pd
 
 from cxraug.errors import InputError
 from cxraug.studies.labels import (
-    ABSENT, DEVICES, NO_FINDING, PRESENT, UNCERTAIN, contradicts, format_labels, parse_labels,
-)  # fmt: skip
+    ABSENT,
+    DEVICES,
+    NO_FINDING,
+    PRESENT,
+    UNCERTAIN,
+    contradicts,
+    format_labels,
+    parse_labels,
+)
 from cxraug.studies.sources.contract import Policy
 from cxraug.studies.table import Table, read_table
 

@@ -28,9 +28,10 @@ def vote_texts(agreed: pd.DataFrame, images: pd.Series, labels: Mapping[str, str
         value, clash[at] = _settle(str(text).split(";"), annotated)
         made.append(value)
     result = pd.Series(np.array([*made, None], object)[codes], index=images.index, dtype="str")
-    seen = votes.drop_duplicates(["image", "label"])["label"].value_counts().to_dict()
+    seen = votes.drop_duplicates(["image", "label"])["label"].value_counts()
+    vocabulary = mapping_table(labels, {str(k): int(n) for k, n in seen.items()})
     counts = {"'No finding' by most readers beside a finding of most, dropped": int(clash[codes].sum())}
-    return Labelled(result, mapping_table(labels, seen), annotated, {k: n for k, n in counts.items() if n})
+    return Labelled(result, vocabulary, annotated, {k: n for k, n in counts.items() if n})
 
 
 def _settle(found: list[str], annotated: tuple[str, ...]) -> tuple[str | None, bool]:
