@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,15 +152,13 @@ def any_table(
 
     The same import again, without questions: cxraug import csv TABLE --map NAME.map.yaml
     """
-    import sys
-
     from cxraug.studies.sources.assembly import beside, check_out, import_source
     from cxraug.studies.sources.columnmap import CsvSettings, column_map, csv_source, guess_map, parse_map, write_map
     from cxraug.studies.table import read_table
 
     check_out(out, fresh)
     asked = parse_map(map_)
-    if not asked and sys.stdin.isatty():
+    if not asked and _on_terminal():
         asked = _ask(read_table(table, unnamed=True), guess_map)
     elif not asked:
         guess = guess_map(read_table(table, unnamed=True))
@@ -175,6 +174,11 @@ def any_table(
     _say(done, out, as_json)
     if not as_json:
         typer.echo(f"again: cxraug import csv {table} --map {kept} --out {out} --fresh")
+
+
+def _on_terminal() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin.isatty()
 
 
 def _ask(table: Any, guess_map: Any) -> dict[str, Any]:
@@ -249,9 +253,7 @@ def _say(done: Imported, out: Path, as_json: bool) -> None:
     for what, n in record["odd"].items():
         typer.echo(f"{what}: {n:,}")
     if record["missing_files"]:
-        console.print(
-            Text(f"image files that are not there: {record['missing_files']:,} ({beside(out, 'missing.csv')})")
-        )
+        typer.echo(f"image files that are not there: {record['missing_files']:,} ({beside(out, 'missing.csv')})")
     for note in record["notes"]:
         typer.echo(f"note: {note}")
     rows = ", ".join(f"{s} {record['rows'].get(s, 0):,}" for s in ("train", "val", "test"))

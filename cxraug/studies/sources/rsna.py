@@ -128,7 +128,7 @@ def _add_patients(folder: Folder, frame: pd.DataFrame) -> list[str]:
     path = folder.find("pneumonia-challenge-dataset-mappings*.json")
     if path is None:
         return ["no patients are named: every image counts as a patient of its own, so images of one patient may "
-                "stand in two splits; pneumonia-challenge-dataset-mappings_2018.json (RSNA) in the root tells them"]  # fmt: skip
+                "stand in two splits; pneumonia-challenge-dataset-mappings_2018.json in the root tells them"]  # fmt: skip
     entries = pd.DataFrame(_entries(path))
     ids = entries["subset_img_id"].astype("str")
     patient = groups(entries["orig_img_id"].astype("str"), r"^(?P<patient>\d{8})_\d+")["patient"].set_axis(ids)

@@ -15,14 +15,14 @@ from PIL import Image
 class Layout:
     """What the folder holds, and what an import of it must say.
 
-    ``table`` is the file that malformed-table tests damage, ``column`` one of its required columns, ``again`` whether it
-    has one row per image, ``findings`` the images with each finding, ``splits`` the official split or None.
+    ``table`` is the first table, ``again`` whether it has one row per image, ``columns`` a required column of every
+    table, ``findings`` the images with each finding, ``splits`` the official split or None.
     """
 
     files: dict[str, str]
     images: tuple[str, ...]
     table: str
-    column: str
+    columns: dict[str, str]
     again: bool
     findings: dict[str, int]
     uncertain: dict[str, int] = field(default_factory=dict)
@@ -50,15 +50,15 @@ NIH = Layout(
             "images_002/images/00000002_000.png", "images_002/images/00000003_000.png",
             "images_002/images/00000004_000.png"),
     table="Data_Entry_2017_v2020.csv",
-    column="Finding Labels",
+    columns={"Data_Entry_2017_v2020.csv": "Finding Labels", "BBox_List_2017.csv": "Finding Label"},
     again=True,
     findings={"Cardiomegaly": 1, "Effusion": 1, "No Finding": 2, "Pleural Thickening": 1, "Mass": 1},
     splits={"trainval": 4, "test": 1},
     split_file="train_val_list.txt",
 )  # fmt: skip
 
-_OBSERVED = ("No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia,"
-             "Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices")  # fmt: skip
+_OBSERVED = ("No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,"
+             "Pneumonia,Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices")  # fmt: skip
 
 CHEXPERT = Layout(
     files={
@@ -75,7 +75,7 @@ CHEXPERT = Layout(
             "train/patient00002/study2/view2_lateral.jpg", "train/patient00003/study1/view1_frontal.jpg",
             "valid/patient64541/study1/view1_frontal.jpg"),
     table="train.csv",
-    column="Pleural Effusion",
+    columns={"train.csv": "Pleural Effusion", "valid.csv": "Path"},
     again=True,
     findings={"No Finding": 1, "Support Devices": 1, "Lung Opacity": 3, "Effusion": 2, "Cardiomegaly": 1,
               "Enlarged Cardiomediastinum": 1},
@@ -91,12 +91,12 @@ _MIMIC_ROWS = (
 )
 MIMIC = Layout(
     files={
-        "mimic-cxr-2.0.0-metadata.csv": "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,"
-        "Columns,StudyDate,StudyTime\n"
+        "mimic-cxr-2.0.0-metadata.csv": "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,"
+        "Rows,Columns,StudyDate,StudyTime\n"
         + "".join(f"{d},{p},{s},CHEST,{v},3056,2544,{day},213014.531\n" for d, p, s, v, day in _MIMIC_ROWS),
         "mimic-cxr-2.0.0-chexpert.csv": "subject_id,study_id,Atelectasis,Cardiomegaly,Consolidation,Edema,"
-        "Enlarged Cardiomediastinum,Fracture,Lung Lesion,Lung Opacity,No Finding,Pleural Effusion,Pleural Other,Pneumonia,"
-        "Pneumothorax,Support Devices\n"
+        "Enlarged Cardiomediastinum,Fracture,Lung Lesion,Lung Opacity,No Finding,Pleural Effusion,Pleural Other,"
+        "Pneumonia,Pneumothorax,Support Devices\n"
         "10000032,50414267,,,,,,,,,1.0,,,,,\n10000764,57375967,,,1.0,,,,,,,0.0,,-1.0,,\n",
         "mimic-cxr-2.0.0-split.csv": "dicom_id,study_id,subject_id,split\n"
         "d1,50414267,10000032,train\nd2,50414267,10000032,train\nd3,57375967,10000764,validate\n"
@@ -105,12 +105,18 @@ MIMIC = Layout(
         " FINDINGS: \n \n There is no\n focal consolidation.\n \n IMPRESSION: \n \n No acute process.\n",
         "hosp/patients.csv": "subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod\n"
         "10000032,F,52,2180,2014 - 2016,\n10000764,M,86,2130,2014 - 2016,\n11000898,F,91,2188,2014 - 2016,\n",
-        "hosp/admissions.csv": "subject_id,hadm_id,race\n10000032,1,WHITE\n10000032,2,WHITE - RUSSIAN\n10000032,3,UNKNOWN\n"
-        "10000764,4,BLACK/AFRICAN AMERICAN\n11000898,5,WHITE\n11000898,6,ASIAN - CHINESE\n",
+        "hosp/admissions.csv": "subject_id,hadm_id,race\n10000032,1,WHITE\n10000032,2,WHITE - RUSSIAN\n"
+        "10000032,3,UNKNOWN\n10000764,4,BLACK/AFRICAN AMERICAN\n11000898,5,WHITE\n11000898,6,ASIAN - CHINESE\n",
     },
     images=tuple(f"files/p{p[:2]}/p{p}/s{s}/{d}.jpg" for d, p, s, _, _ in _MIMIC_ROWS),
     table="mimic-cxr-2.0.0-metadata.csv",
-    column="dicom_id",
+    columns={
+        "mimic-cxr-2.0.0-metadata.csv": "dicom_id",
+        "mimic-cxr-2.0.0-chexpert.csv": "Edema",
+        "mimic-cxr-2.0.0-split.csv": "split",
+        "hosp/patients.csv": "anchor_age",
+        "hosp/admissions.csv": "race",
+    },
     again=True,
     findings={"No Finding": 2, "Consolidation": 1},
     uncertain={"Pneumonia": 1},
@@ -132,7 +138,7 @@ PADCHEST = Layout(
     },
     images=("0/a.png", "0/b.png", "1/c.png", "1/d.png", "1/e.png", "1/f.png"),
     table="PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv",
-    column="Labels",
+    columns={"PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv": "ImageID"},
     again=True,
     findings={"No Finding": 1, "Effusion": 1, "Cardiomegaly": 1, "Pneumonia": 1},
 )
@@ -144,14 +150,20 @@ VINDR = Layout(
         "v2,R1,No finding,,,,\nv2,R2,No finding,,,,\nv2,R3,No finding,,,,\n"
         "v3,R1,Other lesion,1,1,5,5\nv3,R2,Other lesion,1,1,5,5\nv3,R3,Other lesion,1,1,5,5\n",
         "annotations/image_labels_train.csv": "image_id,rad_id,Cardiomegaly,Pneumonia,No finding\n"
-        + "".join(f"{v},R{r},0,{int(v == 'v1' and r < 3)},{int(v == 'v2')}\n" for v in ("v1", "v2", "v3") for r in (1, 2, 3)),
+        + "".join(f"{v},R{r},0,{int(v == 'v1' and r < 3)},{int(v == 'v2')}\n" for v in ("v1", "v2", "v3")
+                  for r in (1, 2, 3)),
         "annotations/annotations_test.csv": "image_id,class_name,x_min,y_min,x_max,y_max\n"
         "t1,Rib fracture,5,5,10,10\nt2,No finding,,,,\n",
         "annotations/image_labels_test.csv": "image_id,Rib fracture,No finding\nt1,1,0\nt2,0,1\n",
     },
     images=("train/v1.dicom", "train/v2.dicom", "train/v3.dicom", "test/t1.dicom", "test/t2.dicom"),
     table="annotations/annotations_train.csv",
-    column="class_name",
+    columns={
+        "annotations/annotations_train.csv": "class_name",
+        "annotations/image_labels_train.csv": "image_id",
+        "annotations/annotations_test.csv": "x_min",
+        "annotations/image_labels_test.csv": "image_id",
+    },
     again=False,
     findings={"Cardiomegaly": 1, "Pneumonia": 1, "No Finding": 2, "Fracture": 1},
     uncertain={"Effusion": 1},
@@ -172,7 +184,7 @@ RSNA = Layout(
     },
     images=("stage_2_train_images/r1.dcm", "stage_2_train_images/r2.dcm", "stage_2_train_images/r3.dcm"),
     table="stage_2_train_labels.csv",
-    column="Target",
+    columns={"stage_2_train_labels.csv": "Target", "stage_2_detailed_class_info.csv": "class"},
     again=False,
     findings={"Pneumonia": 1, "No Finding": 1},
 )  # fmt: skip
@@ -183,7 +195,7 @@ SIIM = Layout(
     },
     images=("dicom-images-train/x/y/1.2.3.dcm", "dicom-images-train/x/y/1.2.4.dcm", "dicom-images-train/x/z/1.2.5.dcm"),
     table="train-rle.csv",
-    column="ImageId",
+    columns={"train-rle.csv": "ImageId"},
     again=False,
     findings={"Pneumothorax": 1},
 )
@@ -210,7 +222,7 @@ OPENI = Layout(
     images=("NLMCXR_png/CXR1_1_IM-0001-3001.png", "NLMCXR_png/CXR1_1_IM-0001-4001.png",
             "NLMCXR_png/CXR2_IM-0652-1001.png", "NLMCXR_png/CXR3_IM-1384-1001.png", "NLMCXR_png/CXR4_IM-2050-1001.png"),
     table="indiana_projections.csv",
-    column="filename",
+    columns={"indiana_projections.csv": "filename"},
     again=False,
     findings={"No Finding": 2, "Cardiomegaly": 1, "Effusion": 1, "Pneumothorax": 1},
 )  # fmt: skip
