@@ -103,13 +103,16 @@ def _views(folder: Folder, image: pd.Series) -> pd.Series:
             continue
         table = read_official(path, columns)
         name = required_values(table, "image", columns["image"][0])
-        key = name.str.replace(r"\.dcm\.png$|\.png$|\.dcm$", "", regex=True)
-        view = mapped(table, "view", columns["view"][0], VIEWS).set_axis(key)
-        view = view[~view.index.duplicated()]
-        bare = view.set_axis(view.index.str.replace("^CXR", "", regex=True))
-        found = image.map(view).astype("str").fillna(image.str.replace("^CXR", "", regex=True).map(bare).astype("str"))
+        view = mapped(table, "view", columns["view"][0], VIEWS).set_axis(_bare(name))
+        found = _bare(image).map(view[~view.index.duplicated()]).astype("str")
         return found.fillna("unknown")
     return pd.Series("unknown", index=image.index, dtype="str")
+
+
+def _bare(names: pd.Series) -> pd.Series:
+    """``1_IM-0001-3001`` of ``CXR1_1_IM-0001-3001``, ``CXR1_IM-0001-3001`` and ``1_IM-0001-3001.dcm.png`` alike."""
+    stem = names.str.replace(r"\.dcm\.png$|\.png$|\.dcm$", "", regex=True)
+    return stem.str.replace(r"^CXR(?:\d+_)?(\d+_IM)", r"\1", regex=True)
 
 
 SOURCE = Source(

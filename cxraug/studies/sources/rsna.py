@@ -127,8 +127,8 @@ def _add_patients(folder: Folder, frame: pd.DataFrame) -> list[str]:
     """Patients from the challenge's mapping to the NIH archive; without it every image is a patient of its own."""
     path = folder.find("pneumonia-challenge-dataset-mappings*.json")
     if path is None:
-        return ["no patients are named: every image counts as a patient of its own, so images of one patient may "
-                "stand in two splits; pneumonia-challenge-dataset-mappings_2018.json in the root tells them"]  # fmt: skip
+        return ["no patients are named: every image counts as a patient of its own, so images of one patient "
+                "may stand in two splits; pneumonia-challenge-dataset-mappings_2018.json tells them"]  # fmt: skip
     entries = pd.DataFrame(_entries(path))
     ids = entries["subset_img_id"].astype("str")
     patient = groups(entries["orig_img_id"].astype("str"), r"^(?P<patient>\d{8})_\d+")["patient"].set_axis(ids)

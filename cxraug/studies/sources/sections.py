@@ -26,10 +26,9 @@ def sections(text: str) -> dict[str, str]:
     What stands before the first heading is the section "". A heading that comes again adds to its section.
     """
     found: dict[str, str] = {}
-    starts = list(_HEADING.finditer(text))
-    edges = [("", 0, starts[0].start() if starts else len(text))]
-    edges += [(m.group(1).strip(), m.end(), n) for m, n in
-              zip(starts, [*(m.start() for m in starts[1:]), len(text)], strict=True)]  # fmt: skip
+    headings = list(_HEADING.finditer(text))
+    ends = [*(h.start() for h in headings), len(text)]
+    edges = [("", 0, ends[0]), *((h.group(1).strip(), h.end(), end) for h, end in zip(headings, ends[1:], strict=True))]
     for name, start, end in edges:
         body = " ".join(text[start:end].split())
         if body:
