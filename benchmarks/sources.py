@@ -123,7 +123,8 @@ def count_tables(manifest: Manifest, record: dict[str, Any]) -> list[str]:
         lines += ["", f"Age of the images: median {known.median():.0f}, quartiles {known.quantile(0.25):.0f} and "
                   f"{known.quantile(0.75):.0f}, from {known.min():.0f} to {known.max():.0f} years."]  # fmt: skip
     with_sex = bool(frame["sex"].notna().any())
-    lines += ["", "| finding | images | share of known | uncertain |" + (" women | share of women |" if with_sex else "")]
+    more = " women | share of women |" if with_sex else ""
+    lines += ["", f"| finding | images | share of known | uncertain |{more}"]
     lines.append("|---|---|---|---|" + ("---|---|" if with_sex else ""))
     y = pd.DataFrame(manifest.y(), columns=list(manifest.findings))
     women = (frame["sex"] == "F").to_numpy()

@@ -87,11 +87,14 @@ def _read_part(path: Path, part: str, settings: ChexpertSettings) -> Extract:
     labelled = label_columns(table, edited(LABELS, settings.mapping), observed)
     side = mapped(table, "side", "Frontal/Lateral", {"frontal": "unknown", "lateral": "Lateral"})
     view = mapped(table, "view", "AP/PA", {"ap": "AP", "pa": "PA", "ll": "Lateral", "rl": "Lateral"})
+    torn = (side == "unknown") & (view == "Lateral")
+    if torn.any():
+        counts["views called frontal and lateral at once, now unknown"] = int(torn.sum())
     frame = pd.DataFrame({
         "image": parts["image"],
         "patient_id": "chexpert-" + parts["patient"],
         "study_id": parts["patient"] + "/" + parts["study"],
-        "view": side.where(side == "Lateral", view.fillna("unknown")).astype("str"),
+        "view": side.where(torn | (side == "Lateral"), view.fillna("unknown")).astype("str"),
         "sex": mapped(table, "sex", "Sex", SEXES),
         "age": age,
         "labels": labelled.labels,
