@@ -1,11 +1,12 @@
 """What importing the archives costs, on the real tables that torchxrayvision carries, and what they hold.
 
-    python benchmarks/sources.py [--out benchmarks/SOURCES.md]     seconds, peak memory and counts of all seven
-    python benchmarks/sources.py --counts nih                       the tables of a data card
+    python benchmarks/sources.py [SOURCE ...] [--out benchmarks/SOURCES.md]   seconds, peak memory, what was odd
+    python benchmarks/sources.py --counts nih                                  the tables of a data card
 
 The tables are copied from the installed package to a temporary folder in the archive's own layout and imported by
 `cxraug import SOURCE ROOT --table-only` in a process of its own. Seconds are wall and processor time of the whole
 command, start of Python included; memory is the largest resident set of the process. MIMIC-CXR has no public table.
+Sources that are not named keep the rows that the file has of them.
 """
 
 from __future__ import annotations
@@ -46,28 +47,37 @@ AGE_BINS = (0, 20, 40, 60, 80)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", nargs="*", choices=[[], *SHIPPED], metavar="SOURCE")
     parser.add_argument("--counts", choices=list(SHIPPED))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    lines = ["# Importing the archives", "", "    python benchmarks/sources.py --out benchmarks/SOURCES.md", "",
-             " ".join(__doc__.split("\n\n")[2].split()), "",
-             "| source | rows read as | images | patients | wall s | CPU s | peak MB | manifest MB |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    odd = []
-    for key in [options.counts] if options.counts else SHIPPED:
+    if options.counts:
+        with tempfile.TemporaryDirectory() as folder:
+            root = prepare(options.counts, Path(folder))
+            record, *_ = import_measured(options.counts, root)
+            print("\n".join(count_tables(read_manifest(root / "m.parquet"), record)))
+        return
+    kept = options.out.read_text().splitlines() if options.out and options.out.exists() else []
+    cost, odd = [], []
+    for key in SHIPPED:
+        if options.sources and key not in options.sources:
+            before = [line for line in kept if line.startswith(f"| {key} |")]
+            cost, odd = cost + before[:1], odd + before[1:]
+            continue
         with tempfile.TemporaryDirectory() as folder:
             root = prepare(key, Path(folder))
             record, wall, cpu, peak = import_measured(key, root)
-            if options.counts:
-                print("\n".join(count_tables(read_manifest(root / "m.parquet"), record)))
-                return
             size = (root / "m.parquet").stat().st_size / 2**20
-        lines.append(f"| {key} | {record['files'][0]} | {record['images']:,} | {record['patients']:,} | {wall:.1f} | "
-                     f"{cpu:.1f} | {peak:.0f} | {size:.1f} |")  # fmt: skip
+        cost.append(f"| {key} | {record['files'][0]} | {record['images']:,} | {record['patients']:,} | {wall:.1f} | "
+                    f"{cpu:.1f} | {peak:.0f} | {size:.1f} |")  # fmt: skip
         odd += [f"| {key} | {what} | {n:,} |" for what, n in record["odd"].items()]
-    lines += ["", "What was odd in the tables, as the import counts it:", "", "| source | what | number |"]
-    lines.append("|---|---|---|")
-    text = "\n".join(lines + odd)
+    text = "\n".join([
+        "# Importing the archives", "", "    python benchmarks/sources.py --out benchmarks/SOURCES.md", "",
+        " ".join(__doc__.split("\n\n")[2].split()), "",
+        "| source | table | images | patients | wall s | CPU s | peak MB | manifest MB |",
+        "|---|---|---|---|---|---|---|---|", *cost, "",
+        "What was odd in the tables, as the import counts it:", "", "| source | what | number |", "|---|---|---|", *odd,
+    ])  # fmt: skip
     print(text)
     if options.out:
         options.out.write_text(text + "\n")
