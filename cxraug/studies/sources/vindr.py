@@ -178,7 +178,7 @@ def _global_votes(path: Path, labels: dict[str, str], known: set[str]) -> pd.Dat
                   expected="the images of the other table")  # fmt: skip
     reader = header.frame["reader"].fillna("consensus")
     votes = []
-    for name in labels:
+    for name in (n for n in labels if header.frame[n].notna().any()):
         text = header.frame[name].str.replace(r"\.0+$", "", regex=True)
         header.refuse(text.notna() & ~text.isin(["0", "1"]), name, "not a label", expected="0 or 1", found=text)
         yes = text == "1"

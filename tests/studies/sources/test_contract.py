@@ -192,21 +192,13 @@ def test_import_export_import_is_the_same(key: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(second.y(first.findings), first.y())
 
 
-HARMLESS = {
-    "a byte order mark": lambda text: text.encode("utf-8-sig"),
-    "Windows line ends": lambda text: text.replace("\n", "\r\n").encode(),
-    "both": lambda text: text.replace("\n", "\r\n").encode("utf-8-sig"),
-    "blank lines at the end": lambda text: (text + "\n\n").encode(),
-}
-
-
 @tables
-def test_marks_and_line_ends_change_nothing(key: str, file: str, tmp_path: Path) -> None:
+def test_marks_line_ends_and_blank_lines_change_nothing(key: str, file: str, tmp_path: Path) -> None:
     root = build(key, tmp_path, images=False)
     plain = imported(key, root, table_only=True).manifest
-    for how, change in HARMLESS.items():
-        (root / file).write_bytes(change(LAYOUTS[key].files[file]))
-        assert imported(key, root, table_only=True).manifest.digest() == plain.digest(), how
+    text = LAYOUTS[key].files[file] + "\n\n"
+    (root / file).write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert imported(key, root, table_only=True).manifest.digest() == plain.digest()
 
 
 def _with_latin(text: str) -> bytes:

@@ -138,6 +138,7 @@ def test_padchest_whole(imported) -> None:  # type: ignore[no-untyped-def]
     assert record["odd"]["no labels at all"] == raw["Labels"].isna().sum()
 
 
+@pytest.mark.slow
 def test_vindr_whole(imported) -> None:  # type: ignore[no-untyped-def]
     manifest, record = imported("vindr")
     raw = pd.read_csv(DATA / "vinbigdata-train.csv.gz")
@@ -154,6 +155,7 @@ def test_vindr_whole(imported) -> None:  # type: ignore[no-untyped-def]
     assert boxed.sum() > 0.95 * (cardiac >= 2).sum()
 
 
+@pytest.mark.slow
 def test_rsna_siim_and_openi_whole(imported) -> None:  # type: ignore[no-untyped-def]
     manifest, record = imported("rsna")
     raw = pd.read_csv(DATA / "kaggle_stage_2_train_labels.csv.zip")
