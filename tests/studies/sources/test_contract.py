@@ -219,10 +219,19 @@ BROKEN = {
     "nothing": (lambda t, c: b"", "the file is empty"),
     "a row cut short": (lambda t, c: (t.rstrip("\n") + "\nx").encode(), "number of fields"),
 }
+ALL_TABLES = ("semicolons", "Latin-1", "a renamed column", "no rows")
 
 
-@tables
-@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize(
+    ("key", "file", "how"),
+    [
+        (key, file, how)
+        for key in KEYS
+        for file in LAYOUTS[key].columns
+        for how in BROKEN
+        if how in ALL_TABLES or file == LAYOUTS[key].table
+    ],
+)
 def test_a_malformed_table_gives_one_line_and_exit_code_2(
     key: str, file: str, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

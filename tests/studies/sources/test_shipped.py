@@ -73,6 +73,7 @@ def test_nih_whole(imported) -> None:  # type: ignore[no-untyped-def]
     assert area == pytest.approx((boxes[4] * boxes[5]).sum(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_chexpert_whole(imported) -> None:  # type: ignore[no-untyped-def]
     manifest, record = imported("chexpert")
     raw = pd.read_csv(DATA / "chexpert_train.csv.gz")
@@ -98,6 +99,7 @@ def test_chexpert_whole(imported) -> None:  # type: ignore[no-untyped-def]
     }
 
 
+@pytest.mark.slow
 def test_padchest_whole(imported) -> None:  # type: ignore[no-untyped-def]
     manifest, record = imported("padchest")
     raw = pd.read_csv(DATA / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz", low_memory=False)
