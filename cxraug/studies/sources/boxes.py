@@ -31,3 +31,11 @@ def refuse_flat(table: Table, boxes: pd.DataFrame, called: str) -> None:
     flat = (boxes["w"] <= 0) | (boxes["h"] <= 0)
     shown = boxes[list(SIDES)].astype("str").agg(" ".join, axis=1) if flat.any() else boxes["label"]
     table.refuse(flat, called, "a box of no size", expected="width and height above 0", found=shown)
+
+
+def without_repeated(boxes: pd.DataFrame, counts: dict[str, int]) -> pd.DataFrame:
+    """The boxes without those that are there word for word already, which are counted."""
+    again = boxes.duplicated(["image", "label", *SIDES])
+    if again.any():
+        counts["boxes repeated word for word, left out"] = int(again.sum())
+    return boxes[~again]

@@ -78,15 +78,17 @@ def locate(official: pd.Series, there: Sequence[str], parts: int) -> tuple[pd.Se
     """
     if not len(there):
         return pd.Series([None] * len(official), index=official.index, dtype="str"), 0
+    rest = ~official.isin(set(there))
+    if not rest.any():
+        return official, 0
     files = pd.Series(list(there), dtype="str")
     keys = _key(files, parts)
-    first = files[~keys.duplicated().to_numpy()].set_axis(keys[~keys.duplicated().to_numpy()])
-    several = set(keys[keys.duplicated()])
-    wanted = _key(official, parts)
-    found = wanted.map(first).astype("str")
-    there_already = official.isin(set(there))
-    found = found.where(~there_already, official)
-    return found, int((wanted.isin(several) & ~there_already).sum())
+    again = keys.duplicated().to_numpy()
+    wanted = _key(official[rest], parts)
+    elsewhere = wanted.map(files[~again].set_axis(keys[~again])).astype("str")
+    found = official.where(~rest).astype("str")
+    found[rest] = elsewhere
+    return found, int(wanted.isin(set(keys[again])).sum())
 
 
 def _key(paths: pd.Series, parts: int) -> pd.Series:

@@ -8,7 +8,7 @@ import pandas as pd
 from cxraug.errors import InputError
 from cxraug.studies.labels import NO_FINDING
 from cxraug.studies.sources.ages import read_ages
-from cxraug.studies.sources.boxes import boxes_json, refuse_flat
+from cxraug.studies.sources.boxes import boxes_json, refuse_flat, without_repeated
 from cxraug.studies.sources.contract import TRAINVAL, Extract, ImportSettings, Source
 from cxraug.studies.sources.folder import Folder
 from cxraug.studies.sources.official import mapped, numbers, read_list, read_official, required_values
@@ -97,6 +97,7 @@ def _boxes(folder: Folder, counts: dict[str, int], known: set[str]) -> pd.Series
                  found=table.frame["label"])  # fmt: skip
     boxes["label"] = label
     refuse_flat(table, boxes, "Bbox [x,y,w,h]")
+    boxes = without_repeated(boxes, counts)
     counts["boxes"] = len(boxes)
     lost = ~boxes["image"].isin(known)
     if lost.any():

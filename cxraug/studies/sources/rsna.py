@@ -11,7 +11,7 @@ from cxraug.errors import InputError
 from cxraug.storage import read_json
 from cxraug.studies.labels import NO_FINDING
 from cxraug.studies.sources.ages import read_ages
-from cxraug.studies.sources.boxes import boxes_json, refuse_flat
+from cxraug.studies.sources.boxes import boxes_json, refuse_flat, without_repeated
 from cxraug.studies.sources.contract import Extract, ImportSettings, Source
 from cxraug.studies.sources.folder import Folder
 from cxraug.studies.sources.headers import fill_from_headers
@@ -39,7 +39,8 @@ def read(folder: Folder, settings: ImportSettings) -> Extract:
     image = required_values(table, "image", "patientId")
     target = mapped(table, "target", "Target", {"0": "0", "1": "1"})
     table.refuse(target.isna(), "Target", "blank", expected="0 or 1", found=target)
-    boxes = _boxes(table, image, target)
+    counts: dict[str, int] = {}
+    boxes = without_repeated(_boxes(table, image, target), counts)
     names = image.drop_duplicates()
     mixed = image.isin(set(image[target == "1"])) & (target == "0")
     table.refuse(mixed, "Target", "an image with targets 0 and 1", expected="one of them", found=image)
@@ -65,7 +66,7 @@ def read(folder: Folder, settings: ImportSettings) -> Extract:
         "source_labels": classes,
         "boxes": names.map(boxes_json(boxes)).astype("str"),
     })  # fmt: skip
-    counts = {"boxes": len(boxes)}
+    counts["boxes"] = len(boxes)
     frame = frame.reset_index(drop=True)
     counts |= _add_headers(folder, frame)
     notes += _add_patients(folder, frame)

@@ -229,6 +229,17 @@ def test_rsna_classes_patients_headers_and_boxes(tmp_path: Path) -> None:
     assert headers.record["odd"]["impossible ages, now missing"] == 1
 
 
+@pytest.mark.parametrize(("key", "file"), [("nih", "BBox_List_2017.csv"), ("rsna", "stage_2_train_labels.csv")])
+def test_repeated_boxes_are_left_out_and_counted(key: str, file: str, tmp_path: Path) -> None:
+    root = build(key, tmp_path)
+    plain = imported(key, root)
+    lines = LAYOUTS[key].files[file].rstrip("\n").split("\n")
+    (root / file).write_text("\n".join([*lines, lines[2]]) + "\n")
+    again = imported(key, root)
+    assert again.manifest.digest() == plain.manifest.digest()
+    assert again.record["odd"]["boxes repeated word for word, left out"] == 1
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "expected"),
     [
