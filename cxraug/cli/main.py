@@ -19,6 +19,7 @@ PARTS = (
     "run",
     "recipe",
     "phantom",
+    "import_source",
     "audit",
     "plan",
     "core",

@@ -76,8 +76,8 @@ class Table:
 
     def refuse_formulas(self, values: pd.Series, column: str) -> None:
         """Raise :class:`InputError` for the first of ``values`` that a spreadsheet would run."""
-        distinct = values.dropna().unique()
-        formulas = {v for v in distinct if is_formula(str(v))}
+        odd = values[values.str.match("[^A-Za-z0-9]", na=False)]  # a formula begins with none of these
+        formulas = {v for v in odd.unique() if is_formula(str(v))}
         if formulas:
             bad = values.isin(formulas)
             self.refuse(bad, column, "a spreadsheet would run this", expected="no =, @ or the like at the start",
@@ -106,10 +106,11 @@ def is_formula(text: str) -> bool:
     return _FORMULA.match(text) is not None
 
 
-def read_table(path: str | Path) -> Table:
+def read_table(path: str | Path, *, unnamed: bool = False) -> Table:
     """Read a CSV (UTF-8, commas, ``.csv`` or ``.csv.gz``) or Parquet file.
 
-    CSV cells stay text, so that ``00123`` remains itself. Wholly blank lines are passed over but counted.
+    CSV cells stay text, so that ``00123`` remains itself. Wholly blank lines are passed over but counted. With
+    ``unnamed`` columns without a name get one by their place, or go where no row fills them.
 
     Raises
     ------
@@ -128,7 +129,7 @@ def read_table(path: str | Path) -> Table:
     if name.endswith(PARQUET_SUFFIXES):
         return _without_controls(_read_parquet(path))
     if name.endswith(CSV_SUFFIXES):
-        return _without_controls(_read_csv(path))
+        return _without_controls(_read_csv(path, unnamed))
     raise InputError("unknown kind of table", file=path, found=path.suffix, expected=".csv, .csv.gz or .parquet")
 
 
@@ -178,8 +179,8 @@ def _refuse_bomb(path: Path) -> None:
                 raise InputError("the table inflates to too much", file=path, expected=f"at most {MAX_INFLATED} bytes")
 
 
-def _read_csv(path: Path) -> Table:
-    names = _read_header(path)
+def _read_csv(path: Path, unnamed: bool = False) -> Table:
+    names = _read_header(path, unnamed)
     if path.name.lower().endswith(".gz"):
         try:
             _refuse_bomb(path)
@@ -228,7 +229,7 @@ def _read_csv(path: Path) -> Table:
     return Table(frame[full].reset_index(drop=True), path, rows[full])
 
 
-def _read_header(path: Path) -> list[str]:
+def _read_header(path: Path, unnamed: bool = False) -> list[str]:
     """The column names of a CSV; says what is wrong if it is not one."""
     try:
         with _open(path) as stream:
@@ -260,8 +261,19 @@ def _read_header(path: Path) -> list[str]:
                 found=line,
                 expected="commas (in a spreadsheet: save as 'CSV UTF-8, comma delimited')",
             )
+    if unnamed:
+        names = _with_all_names(names, text)
     _check_names(names, path)
     return names
+
+
+def _with_all_names(names: Sequence[str], text: str) -> list[str]:
+    """Names for the columns without one, but for those at the end that the first row does not fill (NIH's boxes)."""
+    records = csv.reader(text.splitlines()[:2])
+    width = [len(record) for record in records][-1]
+    while len(names) > width and not names[-1]:
+        names = names[:-1]
+    return [name or f"unnamed {position}" for position, name in enumerate(names, 1)]
 
 
 def _check_names(names: Sequence[str], path: Path) -> None:

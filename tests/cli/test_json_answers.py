@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from cores.chexgen.tinychexgen import PLAIN, save_checkpoint
+from studies.sources.layouts import LAYOUTS, build
 from tiny_recipe import tiny_recipe
 
 from cxraug.cli.main import app, run
@@ -24,6 +25,11 @@ CORE = {
 MODEL = "run/draw-00/arms/mixed/seed-0"
 STEPS = {  # in an order in which each finds what it needs; command -> (arguments, a key of its answer, its value)
     "phantom": ("--n 120 --size 32 --workers 1 --prevalence Effusion=0.4 --out cohort", "images", 120),
+    **{f"import {key}": (f"archives/{key} --out {key}.parquet", "images", len(LAYOUTS[key].images)) for key in LAYOUTS},
+    "import csv": (
+        "cohort/manifest.parquet --map image=image --map patient_id=patient_id --map labels=labels --out own.parquet",
+        "images", 120,
+    ),
     "audit": ("cohort/manifest.parquet --no-pixels --out audit", "images", 120),
     "plan": ("cohort/manifest.parquet --n 20 --groups sex --out plan", "studies", 20),
     "recipe new": ("cohort/manifest.parquet --finding Effusion --out new.yaml", "recipe", "new.yaml"),
@@ -86,6 +92,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
     (folder / "core.yaml").write_text(yaml.safe_dump(CORE))
     save_checkpoint(folder / "chexgen.pth", PLAIN)
+    for key in LAYOUTS:
+        build(key, folder / "archives" / key)
     os.chdir(folder)
     try:
         return {name: answer([*name.split(), *text.split(), "--json"]) for name, (text, _, _) in STEPS.items()}

@@ -1,0 +1,253 @@
+"""Any other table: which column holds what, as a mapping that can be kept and replayed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cxraug.errors import InputError, first_problem
+from cxraug.storage import atomic, parse_yaml
+from cxraug.studies import columns
+from cxraug.studies.labels import NO_FINDING, named_findings
+from cxraug.studies.sources.ages import read_ages
+from cxraug.studies.sources.contract import Extract, ImportSettings, Source
+from cxraug.studies.sources.folder import Folder
+from cxraug.studies.sources.vocabulary import Labelled, edited, label_columns, label_terms, mapping_table
+from cxraug.studies.table import Table, read_table
+
+FIELDS = {
+    "image": "path or name of the image file",
+    "patient_id": "number of the patient",
+    "study_id": "number of the examination",
+    "view": "view or projection",
+    "sex": "sex",
+    "age": "age in years, or as 058Y",
+    "race": "race or ethnicity",
+    "labels": "findings, several in one cell",
+    "report": "report",
+    "split": "train, val or test",
+}
+_LIKELY = {
+    "image": ("image", "image_path", "path", "filename", "file", "file_name", "dicom_id", "image_id", "sopinstanceuid"),
+    "patient_id": ("patient_id", "patientid", "patient", "subject_id", "pid", "mrn"),
+    "study_id": ("study_id", "studyid", "study", "accession", "accession_number", "accessionnumber"),
+    "view": ("view", "view_position", "viewposition", "projection"),
+    "sex": ("sex", "gender", "patient_sex", "patient_gender", "patientsex"),
+    "age": ("age", "patient_age", "age_years", "patientage"),
+    "race": ("race", "ethnicity"),
+    "labels": ("labels", "label", "findings", "finding", "finding_labels", "diagnosis", "diagnoses"),
+    "report": ("report", "text", "report_text", "radiology_report"),
+    "split": ("split", "set", "fold", "partition", "subset"),
+}
+
+
+class ColumnMap(BaseModel):
+    """Which column holds what.
+
+    Attributes
+    ----------
+    image, patient_id : names of columns; the others may be left out.
+    separator : between the findings of one cell of ``labels``.
+    label_columns : columns of 1, 0, -1 and blank, each with its finding, in place of ``labels``.
+    findings : words of ``labels``, each with its finding, ``(other)`` or ``(nothing)``; a word that is not listed is
+        its own finding.
+    sexes, views, splits : values of these columns in words of the manifest, where they are others.
+    keep : further columns to take over, as groups for instance.
+    source, licence : for every row.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    image: str
+    patient_id: str
+    study_id: str | None = None
+    view: str | None = None
+    sex: str | None = None
+    age: str | None = None
+    race: str | None = None
+    labels: str | None = None
+    report: str | None = None
+    split: str | None = None
+    separator: str = Field("|", min_length=1)
+    label_columns: dict[str, str] = {}
+    findings: dict[str, str] = {}
+    sexes: dict[str, str] = {}
+    views: dict[str, str] = {}
+    splits: dict[str, str] = {}
+    keep: list[str] = []
+    source: str = ""
+    licence: str = ""
+
+
+class CsvSettings(ImportSettings):
+    """``table``: the file; ``columns``: which of its columns holds what."""
+
+    table: Path
+    columns: ColumnMap
+
+
+def parse_map(items: Sequence[str]) -> dict[str, Any]:
+    """``FILE.yaml`` and ``key=column`` (``label_columns.COLUMN=FINDING``, ``sexes.1=M``) as one mapping."""
+    result: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            result.update(_from_file(Path(item)))
+            continue
+        name, dot, entry = key.strip().partition(".")
+        if dot:
+            inner = result.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise InputError("--map", found=item, expected=f"{name}=COLUMN")
+            inner[entry] = value.strip()
+        elif name == "keep":
+            result[name] = [part.strip() for part in value.split(",") if part.strip()]
+        else:
+            result[name] = value if name == "separator" else value.strip()
+    return result
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        value = parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("--map is neither KEY=COLUMN nor a file that is there", found=str(path)) from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"not readable as YAML ({error})", file=path) from None
+    if not isinstance(value, dict):
+        raise InputError("not a mapping of columns", file=path, expected="lines such as 'image: FileName'")
+    return value
+
+
+def column_map(values: Mapping[str, Any]) -> ColumnMap:
+    """The checked mapping; raises :class:`InputError` with the first key that is wrong."""
+    try:
+        return ColumnMap.model_validate(dict(values))
+    except ValidationError as error:
+        key, message = first_problem(error)
+        raise InputError(f"--map, {key}: {message}", expected="keys: " + ", ".join(ColumnMap.model_fields)) from None
+
+
+def write_map(columns_: ColumnMap, path: Path) -> None:
+    """Keep a mapping as YAML that ``--map`` reads."""
+    kept = columns_.model_dump(exclude_defaults=True)
+    with atomic(path) as temporary:
+        temporary.write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def guess_map(table: Table) -> dict[str, Any]:
+    """A first guess by the names of the columns: for every field the column of a usual name, if there is one."""
+    have = {_plain(str(c)): str(c) for c in table.frame.columns}
+    guess: dict[str, Any] = {}
+    for field, likely in _LIKELY.items():
+        hit = next((have[_plain(name)] for name in likely if _plain(name) in have), None)
+        near = difflib.get_close_matches(_plain(likely[0]), list(have), 1, 0.85)
+        if hit or near:
+            guess[field] = hit or have[near[0]]
+    if "labels" not in guess:
+        found = columns.find_label_columns(
+            Table(table.frame.drop(columns=list(guess.values())), table.file, table.rows)
+        )
+        guess["label_columns"] = {name: name for name in found}
+    return guess
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def read(folder: Folder, settings: CsvSettings) -> Extract:
+    """One row per image of any table."""
+    asked = settings.columns
+    table = read_table(settings.table, unnamed=True)
+    if not len(table.frame):
+        raise InputError("a header and no rows", file=settings.table, expected="one row per image")
+    wanted = {field: name for field in FIELDS if (name := getattr(asked, field)) is not None}
+    _refuse_unknown(table, [*wanted.values(), *asked.label_columns, *asked.keep])
+    text = {field: table.text(name) for field, name in wanted.items()}
+    for field, values in (("sex", asked.sexes), ("view", asked.views), ("split", asked.splits)):
+        if field in text and values:
+            text[field] = text[field].map(lambda v, known=values: known.get(v, v) or None, na_action="ignore")
+    plain = Table(pd.DataFrame({field: text[field].astype("str") for field in wanted}), table.file, table.rows)
+    frame = pd.DataFrame({name: columns.required_text(plain, name) for name in ("image", "patient_id")})
+    frame["image"] = columns.image_paths(plain, "image", folder.root, root_named=True)
+    empty = pd.Series(np.nan, index=frame.index, dtype="str")
+    frame["study_id"] = (columns.name(plain, "study_id") if "study_id" in text else empty).fillna(frame["image"])
+    frame["view"] = columns.view(plain) if "view" in text else "unknown"
+    frame["sex"] = columns.sex(plain) if "sex" in text else empty
+    frame["age"], counts = read_ages(plain, "age", wanted["age"]) if "age" in text else (np.nan, {})
+    labelled = _labels(table, plain, settings)
+    frame["labels"] = labelled.labels
+    for field in ("race", "report"):
+        if field in text:
+            frame[field] = text[field]
+    for name in asked.keep:
+        frame[name] = table.text(name)
+    split = None
+    if "split" in text and text["split"].notna().any():
+        split = columns.split(plain, frame["patient_id"], None, (0.7, 0.1, 0.2))
+    parts = 99 if frame["image"].str.contains("/").any() else 1  # bare names may lie in any folder
+    return Extract(Table(frame, table.file, table.rows), labelled.vocabulary, labelled.annotated, split,
+                   "a column 'split'", parts, {**counts, **labelled.counts}, files=[settings.table])  # fmt: skip
+
+
+def _refuse_unknown(table: Table, names: Sequence[str]) -> None:
+    have = [str(c) for c in table.frame.columns]
+    for name in names:
+        if name not in have:
+            near = difflib.get_close_matches(name, have, 1, 0.6)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise InputError("missing column", file=table.file, row=1, column=name, found=", ".join(have),
+                             expected="the columns that --map names" + hint)  # fmt: skip
+
+
+def _labels(table: Table, plain: Table, settings: CsvSettings) -> Labelled:
+    """Labels from one column of words, from one column per finding, or none."""
+    asked = settings.columns
+    if asked.label_columns:
+        given = Table(pd.DataFrame({c: table.text(c) for c in asked.label_columns}), table.file, table.rows)
+        return label_columns(given, edited(asked.label_columns, settings.mapping), {c: c for c in asked.label_columns})
+    if asked.labels is None:
+        none = pd.Series(np.nan, index=table.frame.index, dtype="str")
+        return Labelled(none, mapping_table({}, {}), (), {})
+    if asked.separator == "|" and not asked.findings and settings.mapping is None:
+        text = columns.labels(plain)  # the manifest's own grammar, signs and all
+        names = sorted(named_findings(text))
+        seen = {
+            n: int(text.str.split("|").map(lambda t, n=n: n in t, na_action="ignore").eq(True).sum()) for n in names
+        }
+        return Labelled(text, mapping_table({n: n for n in names}, seen), tuple(names), {})
+
+    def words(cell: str) -> list[str]:
+        return [word for part in cell.split(asked.separator) if (word := part.strip())]
+
+    terms = {w for cell in plain.frame["labels"].dropna().unique() for w in words(str(cell))}
+    known = edited(asked.findings, settings.mapping)
+    labels = {**{w: NO_FINDING if w.lower() == NO_FINDING.lower() else w for w in sorted(terms)}, **known}
+    return label_terms(plain, "labels", asked.labels, labels, closed=True, split=words)
+
+
+SOURCE = Source(
+    key="csv",
+    name="",
+    title="a table of your own",
+    licence="",
+    card="",
+    layout={"TABLE": "one row per image"},
+    labels={},
+    closed=False,
+    read=read,
+    settings=CsvSettings,
+)
+
+
+def csv_source(columns_: ColumnMap) -> Source:
+    """The source for one mapping: what it is called and its licence are the mapping's."""
+    return replace(SOURCE, name=columns_.source, licence=columns_.licence)

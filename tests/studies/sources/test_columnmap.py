@@ -1,0 +1,172 @@
+"""Any table: asked for on a terminal, named on the command line, replayed from what was kept."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
+
+import cxraug.cli.import_source as command
+from cxraug.cli.main import app, run
+from cxraug.errors import InputError
+from cxraug.studies.manifest import read_manifest
+from cxraug.studies.sources.columnmap import FIELDS, ColumnMap, column_map, guess_map, parse_map, write_map
+from cxraug.studies.table import read_table
+
+TABLE = """FileName,PatientID,Gender,PatientAge,Projection,Diagnosis,Ward,Part
+p1.png,17,1,063Y,front,effusion; mass,A,dev
+p2.png,18,2,41,side,healthy,B,training
+p3.png,19,,,front,,B,testing
+"""
+MAP = ["image=FileName", "patient_id=PatientID", "sex=Gender", "age=PatientAge", "view=Projection", "labels=Diagnosis",
+       "split=Part", "separator=;", "sexes.1=F", "sexes.2=M", "views.front=PA", "views.side=Lateral",
+       "findings.mass=Mass", "findings.effusion=Effusion", "findings.healthy=No Finding", "keep=Ward", "source=ours",
+       "licence=internal"]  # fmt: skip
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    for name in ("p1.png", "deep/p2.png", "p3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    (tmp_path / "export.csv").write_text(TABLE)
+    return tmp_path / "export.csv"
+
+
+def arguments(table: Path, name: str, items: list[str]) -> list[str]:
+    found = ["import", "csv", str(table), "--out", str(table.parent / name)]
+    for item in items:
+        found += ["--map", item]
+    return found
+
+
+def test_columns_named_by_options_and_replayed_from_the_kept_mapping(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments(table, "m.parquet", MAP)) == 0
+    text = capsys.readouterr().out
+    assert "3 images, 3 patients" in text
+    assert f"--map {table.parent / 'm.map.yaml'}" in text
+    data = read_manifest(table.parent / "m.parquet")
+    frame = data.frame
+    assert frame["image"].tolist() == ["p1.png", "deep/p2.png", "p3.png"]
+    assert frame["sex"].fillna("-").tolist() == ["F", "M", "-"]
+    np.testing.assert_array_equal(frame["age"], [63, 41, np.nan])
+    assert frame["view"].tolist() == ["PA", "Lateral", "PA"]
+    assert frame["split"].tolist() == ["val", "train", "test"]
+    assert frame["Ward"].tolist() == ["A", "B", "B"]
+    assert set(frame["source"]) == {"ours"}
+    np.testing.assert_array_equal(data.y(["Effusion", "Mass", "No Finding"]), [[1, 1, 0], [0, 0, 1], [np.nan] * 3])
+    assert run(arguments(table, "again.parquet", [str(table.parent / "m.map.yaml")])) == 0
+    assert read_manifest(table.parent / "again.parquet").digest() == data.digest()
+    kept = yaml.safe_load((table.parent / "m.map.yaml").read_text())
+    assert kept["findings"] == {"mass": "Mass", "effusion": "Effusion", "healthy": "No Finding"}
+
+
+def test_asked_on_a_terminal_and_kept(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_on_terminal", lambda: True)
+    table.write_text(TABLE.replace(",1,", ",F,").replace(",2,", ",M,").replace("front", "PA").replace("side", "L"))
+    answers = ["", "", "", "", "", "", "", "nothing", "Diagnosis", "", "Part", ";"]
+    result = CliRunner().invoke(app, ["import", "csv", str(table), "--out", str(table.parent / "m.parquet")],
+                                input="\n".join(answers) + "\n")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "no column 'nothing'" in result.output
+    kept = yaml.safe_load((table.parent / "m.map.yaml").read_text())
+    assert kept == {"image": "FileName", "patient_id": "PatientID", "view": "Projection", "sex": "Gender",
+                    "age": "PatientAge", "labels": "Diagnosis", "split": "Part", "separator": ";"}  # fmt: skip
+    first = read_manifest(table.parent / "m.parquet")
+    assert first.findings == ("effusion", "healthy", "mass")
+    assert run(arguments(table, "again.parquet", [str(table.parent / "m.map.yaml")])) == 0
+    assert read_manifest(table.parent / "again.parquet").digest() == first.digest()
+
+
+def test_without_a_terminal_it_says_what_to_name(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments(table, "m.parquet", [])) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "--map image=FileName --map patient_id=PatientID" in line
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        (["image=File", "patient_id=PatientID"], "row 1, column 'File': missing column.*did you mean 'FileName'"),
+        (["image=FileName"], "--map, patient_id: Field required"),
+        (["image=FileName", "patient_id=PatientID", "colour=x"], "--map, colour: Extra inputs"),
+        (["image=FileName", "patient_id=PatientID", "image.x=1"], "--map; found 'image.x=1'; expected image=COLUMN"),
+        (["nowhere.yaml"], "--map is neither KEY=COLUMN nor a file that is there; found 'nowhere.yaml'"),
+        (["image=FileName", "patient_id=PatientID", "sex=Gender"], "row 2, column 'sex': unknown sex.*found '1'"),
+        (["image=FileName", "patient_id=PatientID", "age=Ward"], "row 2, column 'Ward': age is not a number"),
+        (["image=FileName", "patient_id=PatientID", "view=Ward"], "row 2, column 'view': unknown view.*found 'A'"),
+    ],
+)
+def test_a_wrong_mapping_gives_one_line(
+    table: Path, items: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments(table, "m.parquet", items)) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert re.search(expected, line), line
+
+
+@pytest.mark.parametrize("damage", [
+    (TABLE.replace(",", "\t").encode(), "separated by tabs"),
+    (TABLE.replace(";", "/").replace(",", ";").encode(), "separated by semicolons"),
+    (TABLE.encode().replace(b"healthy", b"\xe9"), "row 3: not UTF-8"),
+    (TABLE.partition("\n")[0].encode() + b"\n", "a header and no rows"),
+])  # fmt: skip
+def test_a_malformed_table_gives_one_line(
+    table: Path, damage: tuple[bytes, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.write_bytes(damage[0])
+    assert run(arguments(table, "m.parquet", MAP)) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert damage[1] in line
+
+
+def test_marks_and_line_ends_change_nothing(table: Path) -> None:
+    assert run(arguments(table, "m.parquet", MAP)) == 0
+    table.write_bytes(TABLE.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert run(arguments(table, "n.parquet", MAP)) == 0
+    found = [read_manifest(table.parent / name).digest() for name in ("m.parquet", "n.parquet")]
+    assert found[0] == found[1]
+
+
+def test_label_columns_are_guessed_and_used(table: Path) -> None:
+    table.write_text("image,patient,Edema,Mass,Ward\np1.png,1,1,0,3\np2.png,2,-1,,4\np3.png,3,,,5\n")
+    guess = guess_map(read_table(table))
+    assert guess == {"image": "image", "patient_id": "patient", "label_columns": {"Edema": "Edema", "Mass": "Mass"}}
+    items = ["image=image", "patient_id=patient", "label_columns.Edema=Edema", "label_columns.Mass=Mass"]
+    assert run([*arguments(table, "m.parquet", items), "--uncertain", "ones"]) == 0
+    data = read_manifest(table.parent / "m.parquet")
+    np.testing.assert_array_equal(data.y(["Edema", "Mass"]), [[1, 0], [1, 0], [np.nan, np.nan]])
+
+
+names = st.text("abcXYZ -:#'\"é{}[]", min_size=1, max_size=12).filter(lambda t: t.strip() == t)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.fixed_dictionaries({"image": names, "patient_id": names},
+                             optional={f: names for f in FIELDS if f not in ("image", "patient_id")}),
+       st.dictionaries(names, names, max_size=3), st.lists(names, max_size=3))  # fmt: skip
+def test_what_is_kept_is_what_was_asked(
+    tmp_path_factory: pytest.TempPathFactory, fields: dict, findings: dict, keep: list
+) -> None:
+    asked = column_map({**fields, "findings": findings, "keep": keep})
+    path = tmp_path_factory.mktemp("map") / "m.yaml"
+    write_map(asked, path)
+    assert column_map(parse_map([str(path)])) == asked
+
+
+def test_the_mapping_has_no_unknown_keys() -> None:
+    with pytest.raises(InputError, match="Extra inputs"):
+        column_map({"image": "a", "patient_id": "b", "patients": "c"})
+    assert set(FIELDS) < set(ColumnMap.model_fields)

@@ -1,0 +1,305 @@
+"""What every source owes its user, asked of each of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from studies.sources.layouts import LAYOUTS, build
+
+from cxraug.balance.audit import audit_manifest
+from cxraug.cli.main import run
+from cxraug.errors import InputError
+from cxraug.studies.manifest import read_manifest
+from cxraug.studies.sources.assembly import import_source
+from cxraug.studies.sources.contract import TRAINVAL
+from cxraug.studies.sources.registry import KEYS, find_source
+from cxraug.studies.sources.vocabulary import FINDINGS, NOTHING, OTHER, targets
+
+CARDS = Path(__file__).parents[3] / "data_cards"
+every = pytest.mark.parametrize("key", KEYS)
+tables = pytest.mark.parametrize(("key", "file"), [(key, file) for key in KEYS for file in LAYOUTS[key].columns])
+
+
+def imported(key: str, root: Path, name: str = "m.parquet", **settings: object):  # type: ignore[no-untyped-def]
+    source = find_source(key)
+    if key == "mimic":
+        settings = {"mimic_iv": root, **settings}
+    return import_source(source, root, root / name, source.settings(**settings), fresh=True)
+
+
+@every
+def test_the_manifest_says_what_the_tables_say(key: str, tmp_path: Path) -> None:
+    layout = LAYOUTS[key]
+    done = imported(key, build(key, tmp_path))
+    frame = done.manifest.frame
+    assert sorted(frame["image"]) == sorted(layout.images)
+    assert {k: n for k, n in done.record["findings"].items() if n} == layout.findings
+    assert done.record["uncertain"] == layout.uncertain
+    assert done.record["missing_files"] == 0
+    assert (frame["source"] == find_source(key).name).all()
+    assert frame["license"].notna().all()
+    assert frame["patient_id"].str.match("(?:" + key + "|nih|openi)-").all()
+    assert len(frame[["patient_id", "split"]].drop_duplicates()) == frame["patient_id"].nunique()
+
+
+@every
+def test_its_manifest_is_read_audited_and_opened(key: str, tmp_path: Path) -> None:
+    done = imported(key, build(key, tmp_path))
+    again = read_manifest(tmp_path / "m.parquet")
+    assert again.digest() == done.manifest.digest()
+    assert all(path.is_file() for path in again.paths())
+    audit = audit_manifest(again, groups=["sex", "age"])
+    assert audit["images"] == len(LAYOUTS[key].images)
+    assert run(["audit", str(tmp_path / "m.parquet"), "--no-pixels", "--out", str(tmp_path / "audit")]) == 0
+
+
+@every
+def test_the_mapping_is_in_the_vocabulary_and_kept(key: str, tmp_path: Path) -> None:
+    source = find_source(key)
+    assert {f for finding in source.labels.values() for f in targets(finding)} <= set(FINDINGS)
+    done = imported(key, build(key, tmp_path))
+    kept = pd.read_csv(tmp_path / "m.mapping.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(kept, done.vocabulary.reset_index(drop=True), check_dtype=False)
+    reached = {f for finding in kept["finding"] if finding not in (OTHER, NOTHING) for f in finding.split("|")}
+    assert set(done.manifest.annotated[source.name]) <= reached
+    assert set(done.manifest.findings) <= set(FINDINGS)
+    assert (CARDS / source.card).is_file()
+
+
+@every
+def test_an_edited_mapping_is_used(key: str, tmp_path: Path) -> None:
+    root = build(key, tmp_path)
+    first = imported(key, root).vocabulary.iloc[0]
+    edited = root / "edited.csv"
+    pd.DataFrame([{"label": first["label"], "finding": "Renamed"}]).to_csv(edited, index=False)
+    done = imported(key, root, mapping=edited)
+    assert done.record["findings"]["Renamed"] > 0 or first["finding"] == NOTHING
+    edited.write_text(f'label,finding\n"{first["label"]}",-bad\n')
+    with pytest.raises(InputError, match=r"edited\.csv, row 2, column 'finding'.*cannot be written"):
+        imported(key, root, mapping=edited)
+
+
+@every
+def test_a_missing_image_is_listed_and_never_guessed(key: str, tmp_path: Path) -> None:
+    layout = LAYOUTS[key]
+    root = build(key, tmp_path)
+    (root / layout.images[1]).unlink()
+    done = imported(key, root)
+    assert sorted(done.manifest.frame["image"]) == sorted(set(layout.images) - {layout.images[1]})
+    assert done.record["missing_files"] == 1
+    listed = pd.read_csv(root / "m.missing.csv", dtype=str)
+    assert [Path(p).stem for p in listed["image"]] == [Path(layout.images[1]).stem]
+    assert listed["row"].astype(int).iloc[0] >= 1
+    build(key, root)
+    assert imported(key, root).record["missing_files"] == 0
+    assert not (root / "m.missing.csv").exists()
+
+
+@every
+def test_without_images_only_tables_can_be_asked_for(key: str, tmp_path: Path) -> None:
+    root = build(key, tmp_path, images=False)
+    with pytest.raises(InputError, match=r"none of the images is there.*--table-only"):
+        imported(key, root)
+    assert not (root / "m.parquet").exists()
+    done = imported(key, root, table_only=True)
+    assert {k: n for k, n in done.record["findings"].items() if n} == LAYOUTS[key].findings
+    assert len(done.manifest) == len(LAYOUTS[key].images)
+
+
+@every
+def test_the_official_split_is_kept_and_patients_are_together_otherwise(key: str, tmp_path: Path) -> None:
+    layout = LAYOUTS[key]
+    root = build(key, tmp_path)
+    dealt = imported(key, root, split="patients")
+    assert dealt.record["split"].startswith("by patient")
+    if layout.splits is None:
+        with pytest.raises(InputError, match="no official split"):
+            imported(key, root, split="official")
+        return
+    rows = imported(key, root, split="official").record["rows"]
+    wanted = {k: n for k, n in layout.splits.items() if k != TRAINVAL}
+    assert {k: n for k, n in rows.items() if k in wanted} == wanted
+    assert sum(rows.values()) == len(layout.images)
+    if layout.split_file:
+        (root / layout.split_file).unlink()
+        if key == "nih":
+            with pytest.raises(InputError, match=r"train_val_list\.txt: half of the official split is missing"):
+                imported(key, root)
+            (root / "test_list.txt").unlink()
+        with pytest.raises(InputError, match="no official split; found 'no "):
+            imported(key, root, split="official")
+        assert imported(key, root).record["split"].startswith("by patient")
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if LAYOUTS[key].uncertain])
+@pytest.mark.parametrize("policy", ["zeros", "ones", "ignore"])
+def test_uncertain_labels_follow_the_policy(key: str, policy: str, tmp_path: Path) -> None:
+    root = build(key, tmp_path)
+    kept, done = imported(key, root), imported(key, root, uncertain=policy)
+    assert done.record["uncertain"] == LAYOUTS[key].uncertain
+    for finding, n in LAYOUTS[key].uncertain.items():
+        mask = kept.manifest.frame["labels"].str.contains("?" + finding, regex=False, na=False).to_numpy()
+        assert mask.sum() == n
+        y = done.manifest.y([finding])[:, 0]
+        if policy == "ignore":
+            assert np.isnan(y[mask]).all()
+        else:
+            np.testing.assert_array_equal(y[mask], float(policy == "ones"))
+        rest = ~mask & done.manifest.frame["labels"].notna().to_numpy()  # ignore leaves nothing of "?A" alone
+        np.testing.assert_array_equal(y[rest], kept.manifest.y([finding])[rest, 0])
+
+
+@every
+def test_out_must_be_new_and_of_a_known_kind(key: str, tmp_path: Path) -> None:
+    source, root = find_source(key), build(key, tmp_path)
+    imported(key, root)
+    with pytest.raises(InputError, match="the file is there already"):
+        import_source(source, root, root / "m.parquet")
+    with pytest.raises(InputError, match=r"unknown kind of table; found '\.xlsx'"):
+        import_source(source, root, root / "m.xlsx")
+    with pytest.raises(InputError, match="the root is not a folder"):
+        import_source(source, root / "nowhere", root / "n.parquet")
+
+
+@every
+def test_a_manifest_elsewhere_names_its_data_root(key: str, tmp_path: Path) -> None:
+    root, aside = build(key, tmp_path / "data"), tmp_path / "aside"
+    source = find_source(key)
+    above = import_source(source, root, tmp_path / "m.parquet")
+    assert above.record["data_root"] is None
+    assert all(p.is_file() for p in read_manifest(tmp_path / "m.parquet").paths())
+    away = import_source(source, root, aside / "m.parquet")
+    assert Path(away.record["data_root"]) == root
+    assert all(p.is_file() for p in read_manifest(aside / "m.parquet", root=root).paths())
+
+
+@every
+def test_import_export_import_is_the_same(key: str, tmp_path: Path) -> None:
+    first = imported(key, build(key, tmp_path)).manifest
+    first.save(tmp_path / "out.csv")
+    fields = ["image", "patient_id", "study_id", "view", "sex", "age", "labels", "split"]
+    arguments = ["import", "csv", str(tmp_path / "out.csv"), "--out", str(tmp_path / "again.parquet"), "--json"]
+    for field in fields:
+        arguments += ["--map", f"{field}={field}"]
+    assert run([*arguments, "--map", f"source={find_source(key).name}"]) == 0
+    second = read_manifest(tmp_path / "again.parquet", annotated=first.annotated)
+    pd.testing.assert_frame_equal(second.frame[fields], first.frame[fields])
+    np.testing.assert_array_equal(second.y(first.findings), first.y())
+
+
+@tables
+def test_marks_line_ends_and_blank_lines_change_nothing(key: str, file: str, tmp_path: Path) -> None:
+    root = build(key, tmp_path, images=False)
+    plain = imported(key, root, table_only=True).manifest
+    text = LAYOUTS[key].files[file] + "\n\n"
+    (root / file).write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert imported(key, root, table_only=True).manifest.digest() == plain.digest()
+
+
+def _with_latin(text: str) -> bytes:
+    head, _, rest = text.partition("\n")
+    return head.encode() + b"\n\xe9" + rest.encode()
+
+
+BROKEN = {
+    "semicolons": (lambda t, c: t.replace(",", ";").encode(), "row 1.*separated by semicolons.*expected commas"),
+    "tabs": (lambda t, c: t.replace(",", "\t").encode(), "row 1.*separated by tabs.*expected commas"),
+    "Latin-1": (lambda t, c: _with_latin(t), "row 2: not UTF-8 text.*expected a CSV saved as UTF-8"),
+    "UTF-16": (lambda t, c: t.encode("utf-16"), "not UTF-8 text.*found 'UTF-16'"),
+    "a renamed column": (
+        lambda t, c: t.replace(c, c + "X", 1).encode(),
+        "row 1, column '{c}': missing column.*found.*{c}X",
+    ),
+    "no rows": (lambda t, c: (t.partition("\n")[0] + "\n").encode(), "a header and no rows"),
+    "nothing": (lambda t, c: b"", "the file is empty"),
+    "a row cut short": (lambda t, c: (t.rstrip("\n") + "\nx").encode(), "number of fields"),
+}
+ALL_TABLES = ("semicolons", "Latin-1", "a renamed column", "no rows")
+
+
+@pytest.mark.parametrize(
+    ("key", "file", "how"),
+    [
+        (key, file, how)
+        for key in KEYS
+        for file in LAYOUTS[key].columns
+        for how in BROKEN
+        if how in ALL_TABLES or file == LAYOUTS[key].table
+    ],
+)
+def test_a_malformed_table_gives_one_line_and_exit_code_2(
+    key: str, file: str, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, column = build(key, tmp_path, images=False), LAYOUTS[key].columns[file]
+    damage, expected = BROKEN[how]
+    (root / file).write_bytes(damage(LAYOUTS[key].files[file], column))
+    more = ["--mimic-iv", str(root)] if key == "mimic" else []
+    assert run(["import", key, str(root), "--table-only", "--out", str(root / "m.parquet"), *more]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert str(root / file) in line
+    assert re.search(expected.replace("{c}", re.escape(column)), line), line
+    assert not (root / "m.parquet").exists()
+
+
+@every
+def test_the_required_file_is_named_when_it_is_not_there(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = build(key, tmp_path)
+    required = "ecgen-radiology/1.xml" if key == "openi" else LAYOUTS[key].table
+    for file in root.rglob("*.xml" if key == "openi" else Path(required).name):
+        file.unlink()
+    assert run(["import", key, str(root), "--out", str(root / "m.parquet")]) == 2
+    line = capsys.readouterr().err
+    assert ("no report" if key == "openi" else Path(required).name) in line
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if LAYOUTS[key].again])
+def test_repeated_rows_are_counted_and_differing_ones_refused(key: str, tmp_path: Path) -> None:
+    layout = LAYOUTS[key]
+    root = build(key, tmp_path)
+    lines = layout.files[layout.table].rstrip("\n").split("\n")
+    (root / layout.table).write_text("\n".join([*lines, lines[1]]) + "\n")
+    done = imported(key, root)
+    assert done.record["odd"]["rows repeated word for word, left out"] == 1
+    assert len(done.manifest) == len(layout.images)
+    other = lines[1].replace("PA", "AP").replace("Frontal,AP", "Frontal,PA") + ""
+    other = other if other != lines[1] else lines[1].replace(",AP,", ",PA,")
+    assert other != lines[1]
+    (root / layout.table).write_text("\n".join([*lines, other]) + "\n")
+    with pytest.raises(InputError, match=f"row {len(lines) + 1}, column 'image': the same image path twice"):
+        imported(key, root)
+
+
+@every
+def test_the_command_prints_the_mapping_and_json(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = build(key, tmp_path)
+    out = root / "m.parquet"
+    assert run(["import", key, str(root), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "Labels of the source" in text
+    assert f"{len(LAYOUTS[key].images)} images" in text
+    assert f"cxraug audit {out}" in text.replace("\n", "")
+    assert run(["import", key, str(root), "--out", str(out), "--fresh", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {k: n for k, n in answer["findings"].items() if n} == LAYOUTS[key].findings
+    assert answer["mapping"][0].keys() == {"label", "finding", "images"}
+    kept = json.loads((root / "m.import.json").read_text())
+    assert kept["settings"]["uncertain"] == "keep"
+    assert run(["import", key, str(root), "--out", str(out), "--fresh", "--uncertain", "maybe"]) == 2
+    assert "--uncertain" in capsys.readouterr().err
+
+
+def test_an_unknown_source_is_named() -> None:
+    with pytest.raises(InputError, match="no such source; found 'brats'; expected one of nih"):
+        find_source("brats")
+
+
+def test_every_layout_is_asked() -> None:
+    assert set(LAYOUTS) == set(KEYS)
