@@ -138,7 +138,7 @@ def study(tmp_path: Path, phantoms: np.ndarray) -> Path:
 def test_the_audit_counts_and_lists_them(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = study / "audit"
     assert run(["audit", str(study / "m.csv"), "--out", str(out)]) == 0
-    assert "burned-in text: 5 images" in " ".join(capsys.readouterr().out.split())
+    assert "burned-in text 5 images" in " ".join(capsys.readouterr().out.split())
     found = json.loads((out / "audit.json").read_text())["burned_text"]
     assert (found["images"], found["tagged"], found["train"], found["checked"]) == (5, 1, 5, True)
     listed = pd.read_csv(out / "burned_text.csv")
