@@ -11,6 +11,7 @@ import pandas as pd
 from cxraug.balance.allocation import Demand, interleave
 from cxraug.balance.census import Census
 from cxraug.balance.kinds import Kinds, group_columns
+from cxraug.balance.limits import VIEWS
 from cxraug.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,23 +30,26 @@ def write_prompts(
     views: Sequence[str] | None,
     card: Card | None,
     rng: np.random.Generator,
+    reports: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The plan's rows in their final order, and the group levels of each row.
 
     Sex, age and race come from a real study of the same label set and group levels, or of the same group levels alone
     where there are fewer than ``ENOUGH_DONORS``; views and source then come from a real study of the same label set.
-    Donors take turns.
+    Donors take turns over the whole plan, the least used first, so that prompts repeat as little as they can.
 
     Parameters
     ----------
     counts : (S, K) studies per kind. demands : what they are for. views : of every study; None: the donor's.
     card : the core; what it does not take stays blank.
+    reports : also give the report of the study that lends the views. No text is given twice: where a donor's report
+        is used up, the prompt has none.
     """
     from cxraug.cores.core import PLAN_COLUMNS
     from cxraug.studies.labels import format_labels
 
-    asked_views = _askable_views(census, views, card)
-    fixed = [c for c in ("source", "view") if c in group_columns(levels)]
+    asked_views = askable_views(census, views, card)
+    fixed = [c for c in ("source", "view", VIEWS) if c in group_columns(levels)]
     donors = Donors(census, kinds, asked_views.notna().to_numpy(), fixed, rng)
     kind = interleave(counts.ravel())
     labels, reasons = np.empty(len(kind), dtype=object), np.empty(len(kind), dtype=object)
@@ -54,7 +58,7 @@ def write_prompts(
         s, combo = divmod(int(k), len(kinds.combos))  # type: ignore[call-overload]
         present = kinds.sets[s]
         labels[here] = format_labels(dict.fromkeys(present, 1) if present else dict.fromkeys(census.findings, 0))
-        reasons[here] = _reason([d.words for d in demands if d.mask[s, combo]], bool(demands))
+        reasons[here] = _reason([d.words for d in demands if d.missing > 0 and d.mask[s, combo]], demands)
         persons[here], styles[here] = donors.draw(s, combo, len(here))
     person, style = (census.frame.iloc[rows].reset_index(drop=True) for rows in (persons, styles))
     columns = {
@@ -67,6 +71,8 @@ def write_prompts(
     for name, donor in (("sex", person), ("age", person), ("race", person), ("source", style)):
         if name in donor.columns and (card is None or name in card.conditions):
             columns[name] = donor[name].where(donor[name] != "").to_numpy(dtype=object)
+    if reports and (card is None or "report" in card.conditions):
+        columns["report"] = _reports_once(style, kinds.set_of[styles], kind // len(kinds.combos))
     frame = pd.DataFrame(columns).reindex(columns=list(PLAN_COLUMNS))
     if card is not None:
         for name, taken in (("source", card.sources), ("race", card.races)):
@@ -88,6 +94,7 @@ class Donors:
         self, census: Census, kinds: Kinds, able: np.ndarray, fixed: Sequence[str], rng: np.random.Generator
     ) -> None:
         self.kinds, self.able, self.rng = kinds, able, rng
+        self.used = {what: np.zeros(len(able), dtype=np.int64) for what in ("person", "style")}
         values = census.frame[list(fixed)].astype("str").to_numpy(dtype=object)
         self.alike = [(values == values[row]).all(axis=1) for row in kinds.combos]
 
@@ -96,7 +103,7 @@ class Donors:
         at_levels = (self.kinds.combo_of == combo) & self.able
         in_set = (self.kinds.set_of == s) & self.able
         if (at_levels & in_set).sum() >= ENOUGH_DONORS:
-            both = self._turns(at_levels & in_set, count)
+            both = self._turns(at_levels & in_set, count, "person", "style")
             return both, both
         person = at_levels if at_levels.any() else self.kinds.combo_of == combo
         style = in_set & self.alike[combo]
@@ -104,21 +111,40 @@ class Donors:
             style = self.able & self.alike[combo]
         if not style.any():
             raise InputError("no training study of a planned group level has a view that the core knows")
-        return self._turns(person, count), self._turns(style, count)
+        return self._turns(person, count, "person"), self._turns(style, count, "style")
 
-    def _turns(self, pool: np.ndarray, count: int) -> np.ndarray:
-        rows = np.flatnonzero(pool)
-        rounds = [self.rng.permutation(rows) for _ in range(-(-count // len(rows)))]
-        return np.concatenate(rounds)[:count]
+    def _turns(self, pool: np.ndarray, count: int, *lends: str) -> np.ndarray:
+        """``count`` rows of ``pool``, those first that have lent least, by chance among equals."""
+        rows = self.rng.permutation(np.flatnonzero(pool))
+        used = self.used[lends[0]][rows]
+        order = np.argsort(used, kind="stable")
+        # the k-th use of a donor comes when all others have been used k times
+        uses = np.concatenate([used[order] + i for i in range(-(-count // len(rows)))])
+        taken = np.tile(rows[order], -(-count // len(rows)))[np.argsort(uses, kind="stable")][:count]
+        for what in lends:
+            np.add.at(self.used[what], taken, 1)
+        return taken
 
 
-def _reason(served: Sequence[str], companion: bool) -> str:
+def _reason(served: Sequence[str], demands: Sequence[Demand]) -> str:
     if served:
         return "raises " + ", ".join(served)
-    return "companion without the wanted findings" if companion else "keeps the real proportions"
+    if any(d.ratio for d in demands):
+        return "keeps the wanted shares"
+    return "companion without the wanted findings" if demands else "keeps the real proportions"
 
 
-def _askable_views(census: Census, views: Sequence[str] | None, card: Card | None) -> pd.Series:
+def _reports_once(style: pd.DataFrame, donor_set: np.ndarray, wanted_set: np.ndarray) -> np.ndarray:
+    """The donors' reports, each text at its first use only, and only where the donor shows the label set asked for."""
+    if "report" not in style.columns:
+        return np.full(len(style), None, dtype=object)
+    text = style["report"].where(style["report"].astype("str").str.strip() != "")
+    usable = text.notna().to_numpy() & (donor_set == wanted_set)
+    first = ~text.where(usable).duplicated().to_numpy()
+    return text.where(usable & first).to_numpy(dtype=object)
+
+
+def askable_views(census: Census, views: Sequence[str] | None, card: Card | None) -> pd.Series:
     """The views to ask for, per donor study; NaN where the core knows none of a donor's views."""
     if views is not None:
         return pd.Series("|".join(views), index=census.frame.index, dtype="str")
