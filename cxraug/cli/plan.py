@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cxraug.balance.settings import TARGETS, PlanSettings, parse_target
 from cxraug.cli.answer import print_json
 from cxraug.cli.selection import (
     LABEL_COLUMNS_HELP,
@@ -22,8 +21,14 @@ from cxraug.errors import InputError, WorkError
 
 if TYPE_CHECKING:
     from cxraug.balance.plan import Plan
+    from cxraug.balance.settings import PlanSettings
     from cxraug.cores.core import GenerativeCore
     from cxraug.studies.manifest import Manifest
+
+TARGETS_HELP = (
+    "Per finding and level: floor=NUMBER, median, uniform[=PREVALENCE], parity, population=FILE (group,level,weight) or "
+    "power=AUROC_GAP."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +37,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def plan(
         manifest: Path = typer.Argument(..., help="The manifest (CSV or Parquet); its train rows are planned for."),
-        target: str = typer.Option("median", "--target", help=f"{TARGETS}; per finding and level."),
+        target: str = typer.Option("median", "--target", help=TARGETS_HELP),
         budget: int | None = typer.Option(None, "--budget", min=1, help="The most studies; default: all needed."),
         n: int | None = typer.Option(None, "--n", min=1, help="Exactly so many studies instead of a budget."),
         findings: str | None = typer.Option(
@@ -75,6 +80,7 @@ def register(app: typer.Typer) -> None:
         from cxraug.balance.cost import plan_cost
         from cxraug.balance.evaluated import read_aims
         from cxraug.balance.plan import make_plan, write_plan
+        from cxraug.balance.settings import parse_target
         from cxraug.balance.verification import verify_plan
         from cxraug.studies.manifest import read_manifest
 
@@ -119,6 +125,7 @@ def register(app: typer.Typer) -> None:
 def _settings(**values: Any) -> PlanSettings:
     from pydantic import ValidationError
 
+    from cxraug.balance.settings import PlanSettings
     from cxraug.errors import first_problem
 
     try:
