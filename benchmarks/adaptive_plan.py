@@ -5,10 +5,9 @@
 Women have fewer masses and cardiomegalies in training, and milder ones everywhere. Three arms of equal steps on the
 same real images: `real`; `one-shot`, a plan for the default floor, all of the budget at once; `adaptive`, the same
 budget in rounds, each aimed by an evaluation of the validation rows of the classifier of the round before (the first:
-`real`). Both plans bring one study without the findings per study with one, and ask
-the Gaussian core, fitted on the training rows. The core's images are taken as they come, without
-a gate. Test rows are read once, at the end, by `cxraug evaluate` with seeds as draws (each has its own plans, images and
-trainings). A few minutes on one core; called again it goes on where it stopped.
+`real`). Both plans bring one study without the findings per study with one, and ask the Gaussian core, fitted on the
+training rows. The core's images are taken as they come, without a gate. Test rows are read once, at the end, by the
+evaluation of the toolkit, with seeds as draws (each has its own plans, images and trainings). A few minutes on one core; called again it goes on where it stopped.
 """
 
 from __future__ import annotations

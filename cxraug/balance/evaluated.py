@@ -96,7 +96,9 @@ def spread_budget(
     if settings.findings is not None:
         weight = np.where(cells["finding"].isin(settings.findings), weight, np.nan)
     if not (weight > 0).any():
-        raise InputError("the evaluation aims at no cell that can be planned for", found=", ".join(aims.groups) or "none")
+        raise InputError(
+            "the evaluation aims at no cell that can be planned for", found=", ".join(aims.groups) or "none"
+        )
     share = np.nan_to_num(weight) / np.nansum(weight)
     asked = np.maximum(np.floor(share * budget), np.where(share > 0, 1, 0))
     target = np.where(share > 0, cells["before"] + asked, np.nan)

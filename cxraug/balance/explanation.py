@@ -29,10 +29,10 @@ def held_back_by(made: Allocation, demands: Sequence[Demand]) -> dict[int, str]:
     for j in np.flatnonzero(missing > MISSED):
         serving = p.gain[j] > 0
         count = ((p.rows > 0) & serving).any(axis=1)
-        bound = [i for i in np.flatnonzero(count & (solution.prices > TOLERANCE))]
-        bound += [i for i in np.flatnonzero(count) if i not in bound and _is_own(p, j, i)]
-        bound.sort(key=lambda i: (not _is_own(p, j, i), made.families[i] == "budget", -solution.prices[i]))
-        words = list(dict.fromkeys(made.words[i] for i in bound))[:2]
+        own = [int(i) for i in np.flatnonzero(count) if _is_own(p, int(j), int(i))]
+        bound = own or [int(i) for i in np.flatnonzero(count & (solution.prices > TOLERANCE))]
+        bound.sort(key=lambda i: (p.most[i], i) if own else (-solution.prices[i], i))
+        words = list(dict.fromkeys(made.words[i] for i in bound))[: 1 if own else 2]
         capped = serving & np.isfinite(p.upper)
         if capped.any() and (solution.counts >= p.upper - TOLERANCE)[serving].all():
             words.insert(0, f"the cap per prompt: all {int(serving.sum())} kinds of prompt that serve it are used up")

@@ -47,7 +47,8 @@ def list_limits(
         for row in cells.to_dict("records"):
             most = np.floor(settings.per_real * row["real"] + 1e-9) - (row["before"] - row["real"])
             where = "" if row["group"] == ALL else f" in {row['group']} {row['level']}"
-            words = f"at most {settings.per_real:g} synthetic per real: {row['finding']}{where} has {row['real']:,} real"
+            cell = f"{row['finding']}{where} has {row['real']:,} real"
+            words = f"at most {settings.per_real:g} synthetic per real: {cell}"
             weight = cell_mask(kinds, levels, row["finding"], row["group"], row["level"]).astype(float)
             found.append(Limit("per real", words, weight, max(float(most), 0.0)))
     if settings.views_as_real is not None:
@@ -64,10 +65,8 @@ def cell_mask(kinds: Kinds, levels: Mapping[str, pd.Series], finding: str, group
     return np.outer(has, at)
 
 
-def _view_limits(
-    kinds: Kinds, levels: Mapping[str, pd.Series], views: pd.Series, tolerance: float
-) -> list[Limit]:
-    """Per level and view two rows: its share is at most, and at least, the real one; one study of slack for rounding."""
+def _view_limits(kinds: Kinds, levels: Mapping[str, pd.Series], views: pd.Series, tolerance: float) -> list[Limit]:
+    """Two rows per level and view: its share is at most, and at least, the real one; one study of slack to round."""
     everywhere = {ALL: pd.Series(ALL, index=views.index), **{g: s for g, s in levels.items() if g != VIEWS}}
     of_kind = levels[VIEWS].iloc[kinds.combos].to_numpy()
     held, ones = [], np.ones(len(kinds.sets))

@@ -102,14 +102,18 @@ def make_plan(
         n = settings.budget if n is None else n  # all of it is spent
         groups, settings = aims.groups, settings.model_copy(update={"groups": None, "target": "floor", "floor": None})
     levels, notes = _usable_levels(census, settings, groups, age_bins, core_card)
-    cells = count_cells(census, levels, age_bins).assign(made=0)
+    studies = len(census)
+    cells, there = count_cells(census, levels, age_bins).assign(made=0), levels
     if made is not None and made.any():
         earlier = take_census(train.take(made), findings)
+        studies += len(earlier)
         notes.append(f"{len(earlier):,} synthetic studies are there already: they count as made, not as real")
-        cells = _add_earlier(cells, earlier, list(levels), age_bins)
+        of_earlier = {g: group_levels(earlier.frame, g, age_bins).reset_index(drop=True) for g in levels}
+        cells = _add_earlier(cells, count_cells(earlier, of_earlier, age_bins))
+        there = {g: pd.concat([levels[g], of_earlier[g]], ignore_index=True) for g in levels}
     cells = cells.assign(real=cells["before"] - cells.pop("made"))
     _refuse_unknown_findings(settings, core_card)
-    cells, more = want(cells, settings, levels) if aims is None else spread_budget(cells, aims, settings, n)
+    cells, more = want(cells, settings, there) if aims is None else spread_budget(cells, aims, settings, n)
     notes += more
     views = askable_views(census, settings.views, core_card)
     if settings.views_as_real is not None:
@@ -122,7 +126,7 @@ def make_plan(
         min_label_set=settings.min_label_set,
     )
     demands = list_demands(kinds, cells, levels, tolerance=settings.tolerance)
-    limits = list_limits(kinds, _with_studies(cells, census, levels), of_kind, settings, views)
+    limits = list_limits(kinds, _with_studies(cells, (len(census), studies), levels, there), of_kind, settings, views)
     allocation = _allocate(kinds, demands, limits, settings, n)
     rng = np.random.default_rng(seed)
     frame, plan_levels = write_prompts(
@@ -274,26 +278,26 @@ def _refuse_unknown_findings(settings: PlanSettings, card: Card | None) -> None:
 # -- before and after -------------------------------------------------------------------------------------------------
 
 
-def _add_earlier(cells: pd.DataFrame, made: Census, groups: Sequence[str], age_bins: Sequence[float]) -> pd.DataFrame:
+def _add_earlier(cells: pd.DataFrame, made: pd.DataFrame) -> pd.DataFrame:
     """``cells`` with the studies and positives of earlier plans added, and ``made``, their positives."""
-    levels = {g: group_levels(made.frame, g, age_bins).reset_index(drop=True) for g in groups}
     key = ["finding", "group", "level"]
-    other = cells[key].merge(count_cells(made, levels, age_bins), on=key, how="left").fillna(0)
-    added = other["before"].to_numpy(np.int64)
-    return cells.assign(
-        studies=cells["studies"] + other["studies"].to_numpy(np.int64), before=cells["before"] + added, made=added
-    )
+    other = cells[key].merge(made, on=key, how="left").fillna({"studies": 0, "before": 0})
+    studies, added = (other[name].to_numpy(np.int64) for name in ("studies", "before"))
+    return cells.assign(studies=cells["studies"] + studies, before=cells["before"] + added, made=added)
 
 
-def _with_studies(cells: pd.DataFrame, census: Census, levels: Mapping[str, pd.Series]) -> pd.DataFrame:
-    """``cells`` and, per level, the row of :data:`ANY` finding: how many real studies there are."""
-    whole = {ALL: pd.Series(ALL, index=census.frame.index), **levels}
+def _with_studies(
+    cells: pd.DataFrame, studies: tuple[int, int], levels: Mapping[str, pd.Series], there: Mapping[str, pd.Series]
+) -> pd.DataFrame:
+    """``cells`` and, per level, the row of :data:`ANY` finding: how many studies there are, and how many real ones.
+
+    ``studies`` and levels of the real ones, and of these and the earlier synthetic ones together (``there``).
+    """
     known = cells[cells["finding"] != ANY]
-    rows = [
-        {"finding": ANY, "group": group, "level": level, "before": n, "real": n}
-        for group, level in known[["group", "level"]].drop_duplicates().itertuples(index=False)
-        for n in [int((whole[group] == level).sum())]
-    ]
+    rows = []
+    for group, level in known[["group", "level"]].drop_duplicates().itertuples(index=False):
+        of_them, n = studies if group == ALL else (int((s[group] == level).sum()) for s in (levels, there))
+        rows.append({"finding": ANY, "group": group, "level": level, "before": n, "real": of_them})
     return pd.concat([known[["finding", "group", "level", "before", "real"]], pd.DataFrame(rows)], ignore_index=True)
 
 
@@ -305,7 +309,9 @@ def _before_after(cells: pd.DataFrame, frame: pd.DataFrame, levels: pd.DataFrame
         here = np.ones(len(frame), dtype=bool) if group == ALL else (levels[group] == level).to_numpy()
         planned.append(int((here & has[finding]).sum()))
         studies.append(len(frame) if finding == ANY else int(here.sum()))
-    table = cells.drop(columns=["share", "both", "real", "scale"], errors="ignore").assign(planned=planned, after=cells["before"] + planned)
+    table = cells.drop(columns=["share", "both", "real", "scale"], errors="ignore").assign(
+        planned=planned, after=cells["before"] + planned
+    )
     total = table["studies"] + studies
     low, high = (cells["share"] * total * (1 + sign * tolerance) for sign in (-1, 1))
     table["target"] = table["target"].fillna(np.ceil(low - 1e-6))
@@ -338,7 +344,9 @@ def _held_back(
         elif card is not None and row["finding"] not in (*card.findings, "No Finding"):
             words.append(f"the conditions of the core: {card.name} does not know {row['finding']}")
         elif row["finding"] not in seen:
-            words.append(f"the labels: no study with completely known labels of what can be planned has {row['finding']}")
+            words.append(
+                f"the labels: no study with completely known labels of what can be planned has {row['finding']}"
+            )
         else:
             words.append(f"the label sets: none seen in {settings.min_label_set} patients has it where this level is")
     return words
@@ -375,8 +383,8 @@ def _shortfall_notes(table: pd.DataFrame) -> list[str]:
     worst = short.iloc[int(relative.argmax())]
     notes.append(
         f"{len(short)} of {len(wanted)} targets are not met; the largest relative shortfall is {relative.max():.0%} "
-        f"({worst['finding']}, {worst['group']} {worst['level']}: {worst['after']} of {worst['target']:.0f}), held back "
-        f"by {worst['held_back_by']}"
+        f"({worst['finding']}, {worst['group']} {worst['level']}: {worst['after']} of {worst['target']:.0f}), held "
+        f"back by {worst['held_back_by']}"
     )
     planned = table.groupby("finding")["planned"].max()
     never = [f for f in dict.fromkeys(short["finding"]) if planned[f] == 0]

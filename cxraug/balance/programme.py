@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from cxraug.errors import WorkError
 
 EXACT_BELOW = 60  # up to so many kinds the integer optimum is searched; above, the relaxed one is rounded
 NODES = 20_000
+MARGIN, MARGIN_SHARE = 3.0, 0.01  # studies, or part of a target, by which shares are met before rounding
+ROUNDING_NODES = 300  # of the search among the whole numbers next to a relaxed optimum
 SLACK = 1e-6
 LOOSE = 1e-9  # of an optimum that the next reading keeps
 # how far a kind is used, in multiples of its familiarity, and what a study costs beyond that
@@ -138,7 +140,7 @@ def solve(programme: Programme) -> Solution:
     WorkError : the solver ended without a solution.
     """
     p = programme
-    count, kinds = p.gain.shape
+    kinds = p.gain.shape[1]
     if kinds == 0 or (not (p.need > SLACK).any() and p.least <= 0):
         return Solution(np.zeros(kinds, dtype=np.int64), (), np.zeros(len(p.most)), np.zeros(kinds))
     worst, prices, upper_prices = _least_worst(p)
@@ -147,7 +149,7 @@ def solve(programme: Programme) -> Solution:
     relaxed, bound = _least_cost(p, worst, total, _within_reach(p, worst, total))
     counts = _search(p) if kinds <= EXACT_BELOW else None
     if counts is None:
-        counts = _round(p, relaxed, worst)
+        counts = _round(p, _with_margin(p, relaxed) if total <= SLACK else relaxed, worst)
     found = (("worst", worst, p.worst(counts)), ("total", total, p.total(counts)), ("cost", bound, p.cost(counts)))
     return Solution(counts, tuple(Reading(*each) for each in found), prices, upper_prices)
 
@@ -179,7 +181,8 @@ def _least_worst(p: Programme) -> tuple[float, np.ndarray, np.ndarray]:
     above = sparse.hstack([sparse.csr_matrix(-p.gain), sparse.csr_matrix(-p.scale[:, None])])
     below = sparse.hstack([sparse.csr_matrix(p.rows), sparse.csr_matrix((len(p.most), 1))])
     cost = np.append(np.zeros(kinds), 1.0)
-    found = _linear(cost, sparse.vstack([above, below]), np.append(p.beyond - p.need, p.most), np.append(p.upper, np.inf))
+    high = np.append(p.beyond - p.need, p.most)
+    found = _linear(cost, sparse.vstack([above, below]), high, np.append(p.upper, np.inf))
     return max(float(found.fun), 0.0), *_worth(found, len(p.need), kinds)
 
 
@@ -251,46 +254,59 @@ def _worth(found: Any, targets: int, kinds: int) -> tuple[np.ndarray, np.ndarray
 # -- whole studies ----------------------------------------------------------------------------------------------------
 
 
-def _round(p: Programme, relaxed: np.ndarray, worst: float) -> np.ndarray:
-    """Whole numbers next to ``relaxed`` (C,) that keep every limit: rounded down, then a small programme of what is up.
+def _with_margin(p: Programme, relaxed: np.ndarray) -> np.ndarray:
+    """A relaxed plan (C,) that meets shares with a little to spare, which rounding may use up; else ``relaxed``."""
+    shares = (p.gain % 1 != 0).any(axis=1)
+    if not shares.any():
+        return relaxed
+    wider = replace(p, need=p.need + np.where(shares, np.minimum(MARGIN, MARGIN_SHARE * p.scale), 0.0))
+    if _least_worst(wider)[0] > SLACK:
+        return relaxed
+    return _least_cost(wider, 0.0, 0.0, _within_reach(wider, 0.0, 0.0))[0]
 
-    The largest shortfall comes before the sum, the sum before the price. Another unit of every kind in use may be
-    taken, so that what rounding down left over can be spent.
+
+def _round(p: Programme, relaxed: np.ndarray, worst: float) -> np.ndarray:
+    """Whole numbers next to ``relaxed`` (C,) that keep every limit: one less than rounded down to two more.
+
+    A small programme over the kinds that are no whole number chooses: the largest shortfall comes before the sum, the
+    sum before the price.
     """
-    count = len(p.need)
     whole = np.floor(relaxed + SLACK)
     near = np.flatnonzero(relaxed - whole > SLACK)
     if not len(near):
         return whole.astype(np.int64)
+    base = whole.copy()
+    base[near] = np.maximum(whole[near] - 1, 0)
+    room = np.minimum(whole[near] + 2, np.floor(p.upper[near] + SLACK)) - base[near]
     gain, rows = p.gain[:, near], p.rows[:, near]
-    need, most = p.need - p.gain @ whole, p.most - p.rows @ whole
-    touched, held = np.flatnonzero((gain != 0).any(axis=1)), np.flatnonzero((rows > 0).any(axis=1))
+    need, most = p.need - p.gain @ base, p.most - p.rows @ base
+    touched, held = np.flatnonzero((gain != 0).any(axis=1)), np.flatnonzero((rows != 0).any(axis=1))
     start, _, prices = p.price_list()
     price = prices[(whole[near, None] >= start[near]).sum(axis=1) - 1]
     count = len(touched)
     scale, beyond = p.scale[touched], p.beyond[touched]
-    # columns: x up by 0 or 1, what is missing m, and by how much the first reading is missed
+    # columns: x above base, what is missing m, and by how much the first reading is missed
     parts = [
         np.hstack([-gain[touched], -np.eye(count), np.zeros((count, 1))]),
         np.hstack([np.zeros((count, len(near))), np.eye(count), -scale[:, None]]),
         np.hstack([rows[held], np.zeros((len(held), count + 1))]),
         np.concatenate([-np.ones(len(near)), np.zeros(count + 1)])[None],
     ]
-    total = max(min(p.least, float(relaxed.sum())) - whole.sum() - 1 + SLACK, 0.0)
-    high = np.concatenate([-need[touched], scale * worst + beyond, most[held] + SLACK, [-min(total, len(near))]])
+    least = min(max(min(p.least, float(relaxed.sum())) - base.sum() - SLACK, 0.0), room.sum())
+    high = np.concatenate([-need[touched], scale * worst + beyond, most[held] + SLACK, [-np.floor(least)]])
     little = 1e-3 * (1 / scale).min(initial=1.0) / len(near) / price.max()
     cost = np.concatenate([price * little, 1 / scale, [float(count)]])
-    unit = np.append(np.minimum(1.0, np.floor(p.upper[near] - whole[near] + SLACK)), np.full(count + 1, np.inf))
-    found = _integer(cost, np.vstack(parts), high, unit, len(near), 1e-4)
+    upper = np.append(room, np.full(count + 1, np.inf))
+    found = _integer(cost, np.vstack(parts), high, upper, len(near), 1e-4, nodes=ROUNDING_NODES)
     if found is None:
         return whole.astype(np.int64)
-    whole[near] += np.rint(found[: len(near)])
-    return whole.astype(np.int64)
+    base[near] += np.rint(found[: len(near)])
+    return base.astype(np.int64)
 
 
 def _search(p: Programme) -> np.ndarray | None:
     """The integer optimum of all three readings, for few kinds; None where the search gave up."""
-    count, kinds = p.gain.shape
+    kinds = p.gain.shape[1]
     above = np.hstack([-p.gain, -p.scale[:, None]])
     below = np.hstack([p.rows, np.zeros((len(p.most), 1))])
     upper = np.append(np.floor(p.upper), np.inf)

@@ -93,29 +93,36 @@ class Donors:
     def __init__(
         self, census: Census, kinds: Kinds, able: np.ndarray, fixed: Sequence[str], rng: np.random.Generator
     ) -> None:
-        self.kinds, self.able, self.rng = kinds, able, rng
+        self.kinds, self.rng = kinds, rng
         self.used = {what: np.zeros(len(able), dtype=np.int64) for what in ("person", "style")}
-        values = census.frame[list(fixed)].astype("str").to_numpy(dtype=object)
-        self.alike = [(values == values[row]).all(axis=1) for row in kinds.combos]
+        values = census.frame[list(fixed)].astype("str")
+        alike = values.groupby(list(fixed), sort=False).ngroup().to_numpy() if fixed else np.zeros(len(able), np.int64)
+        self.alike = alike[kinds.combos]
+        # rows of able studies by what they share: (label set, combination), (label set, fixed), combination, fixed
+        self.of_pair = _rows_by(able, kinds.set_of, kinds.combo_of)
+        self.of_set = _rows_by(able, kinds.set_of, alike)
+        self.of_combo, self.of_fixed = _rows_by(able, kinds.combo_of), _rows_by(able, alike)
+        self.of_any = _rows_by(np.ones(len(able), dtype=bool), kinds.combo_of)
 
     def draw(self, s: int, combo: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of ``count`` donors of sex, age and race, and of as many donors of views and source."""
-        at_levels = (self.kinds.combo_of == combo) & self.able
-        in_set = (self.kinds.set_of == s) & self.able
-        if (at_levels & in_set).sum() >= ENOUGH_DONORS:
-            both = self._turns(at_levels & in_set, count, "person", "style")
-            return both, both
-        person = at_levels if at_levels.any() else self.kinds.combo_of == combo
-        style = in_set & self.alike[combo]
-        if not style.any():
-            style = self.able & self.alike[combo]
-        if not style.any():
+        nobody = np.zeros(0, dtype=np.int64)
+        both = self.of_pair.get((s, combo), nobody)
+        if len(both) >= ENOUGH_DONORS:
+            taken = self._turns(both, count, "person", "style")
+            return taken, taken
+        person = self.of_combo.get((combo,), nobody)
+        person = person if len(person) else self.of_any[(combo,)]
+        alike = int(self.alike[combo])
+        style = self.of_set.get((s, alike), nobody)
+        style = style if len(style) else self.of_fixed.get((alike,), nobody)
+        if not len(style):
             raise InputError("no training study of a planned group level has a view that the core knows")
         return self._turns(person, count, "person"), self._turns(style, count, "style")
 
     def _turns(self, pool: np.ndarray, count: int, *lends: str) -> np.ndarray:
         """``count`` rows of ``pool``, those first that have lent least, by chance among equals."""
-        rows = self.rng.permutation(np.flatnonzero(pool))
+        rows = self.rng.permutation(pool)
         used = self.used[lends[0]][rows]
         order = np.argsort(used, kind="stable")
         # the k-th use of a donor comes when all others have been used k times
@@ -124,6 +131,14 @@ class Donors:
         for what in lends:
             np.add.at(self.used[what], taken, 1)
         return taken
+
+
+def _rows_by(able: np.ndarray, *keys: np.ndarray) -> dict[tuple[int, ...], np.ndarray]:
+    """The able rows of every combination of ``keys`` (n,); a negative key is none."""
+    rows = np.flatnonzero(able & np.all([key >= 0 for key in keys], axis=0))
+    found = pd.DataFrame({i: key[rows] for i, key in enumerate(keys)}).groupby(list(range(len(keys))), sort=False)
+    # pandas names a group by one key with the key itself
+    return {tuple(map(int, np.atleast_1d(key))): rows[at] for key, at in found.indices.items()}
 
 
 def _reason(served: Sequence[str], demands: Sequence[Demand]) -> str:

@@ -58,7 +58,12 @@ class PlanSettings(BaseModel):
 
     @model_validator(mode="after")
     def _go_together(self) -> PlanSettings:
-        for key, kind in (("floor", "floor"), ("prevalence", "uniform"), ("population", "population"), ("gap", "power")):
+        for key, kind in (
+            ("floor", "floor"),
+            ("prevalence", "uniform"),
+            ("population", "population"),
+            ("gap", "power"),
+        ):
             if getattr(self, key) is not None and self.target != kind:
                 raise ValueError(f"plan.{key} goes with target: {kind}; the target is {self.target}")
         for key in ("population", "gap"):

@@ -51,6 +51,8 @@ def want(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Add what ``settings`` want to the counted ``cells``, and say in words what could not be set.
 
+    ``levels`` : per group the level of every study there is, earlier synthetic ones included.
+
     Returns
     -------
     cells : with ``target`` (positives wanted, NaN: none), ``share`` (of the level's studies that shall be positive, or
@@ -173,7 +175,8 @@ def _population(
             )
         for level, weight in zip(part["level"], part["weight"], strict=True):
             here = int((known == level).sum())
-            rows.append((ANY, str(group), str(level), len(known), here, np.nan, float(weight), True))
+            row = {"finding": ANY, "group": group, "level": level, "studies": len(known), "before": here}
+            rows.append(row | {"real": here, "target": np.nan, "share": float(weight), "both": True})
     return pd.concat([pd.DataFrame(rows, columns=list(cells.columns)), cells], ignore_index=True), notes
 
 

@@ -159,8 +159,10 @@ def _per_real(
             for finding in findings:
                 new, there, before = (int(sum(finding in s for s in part["_set"])) for part in parts)
                 yield f"{finding}{where}", max(math.floor(most * there + 1e-9), before), new + before
-            yield f"any study{where}", max(math.floor(most * len(parts[1]) + 1e-9), len(parts[2])), sum(
-                len(part) for part in (parts[0], parts[2])
+            yield (
+                f"any study{where}",
+                max(math.floor(most * len(parts[1]) + 1e-9), len(parts[2])),
+                sum(len(part) for part in (parts[0], parts[2])),
             )
 
 

@@ -211,7 +211,10 @@ def _print_tables(evaluation: Evaluation, out: Path | None) -> None:
     if not console.is_terminal:
         console = Console(width=WIDE)  # a log or a pipe has no width of its own
     info = evaluation.info
-    console.print(f"{info['n_images']:,} {'validation' if info['judged'] == 'val' else 'test'} images of {info['n_patients']:,} patients, {len(info['runs'])} run(s)")
+    judged = "validation" if info["judged"] == "val" else "test"
+    console.print(
+        f"{info['n_images']:,} {judged} images of {info['n_patients']:,} patients, {len(info['runs'])} run(s)"
+    )
     for arm in dict.fromkeys(evaluation.cells["arm"]):
         for pair in HEADLINE:
             table = _cells_table(evaluation, arm, pair)

@@ -16,7 +16,6 @@ from cxraug.cli.selection import (
     parse_where,
     say_label_columns,
 )
-
 from cxraug.errors import InputError, WorkError
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from cxraug.studies.manifest import Manifest
 
 TARGETS_HELP = (
-    "Per finding and level: floor=NUMBER, median, uniform[=PREVALENCE], parity, population=FILE (group,level,weight) or "
-    "power=AUROC_GAP."
+    "Per finding and level: floor=NUMBER, median, uniform[=PREVALENCE], parity, population=FILE (group,level,weight) "
+    "or power=AUROC_GAP."
 )
 
 

@@ -33,7 +33,8 @@ def plan_page(cells: pd.DataFrame, about: dict[str, Any], limits: pd.DataFrame |
         *([("Hours of the core", number(hours, ".1f"))] if hours is not None else []),
     ]
     summary = section("summary", "In short", facts(pairs), bullets(about["notes"]))
-    parts = [summary, _changes(wanted if len(wanted) else cells), _unmet(wanted), _limits(limits), _method(about, cells)]
+    changed = _changes(wanted if len(wanted) else cells)
+    parts = [summary, changed, _unmet(wanted), _limits(limits), _method(about)]
     nav = [("summary", "In short"), ("changes", "Before and after"), ("unmet", "Unmet targets"),
            ("limits", "Limits"), ("method", "The programme")]  # fmt: skip
     return render_page("Plan", blocks(parts), subtitle=f"Target: {about['settings']['target']}", nav=nav)
@@ -75,7 +76,7 @@ def _limits(limits: pd.DataFrame | None) -> Markup:
     return section("limits", "Limits", table(shown), lead=lead)
 
 
-def _method(about: dict[str, Any], cells: pd.DataFrame) -> Markup:
+def _method(about: dict[str, Any]) -> Markup:
     lines = [
         "The largest relative shortfall is made as small as possible, then their sum, then the price: a study costs "
         "more the further its kind is beyond how often it really occurs.",
