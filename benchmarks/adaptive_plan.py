@@ -7,7 +7,8 @@ same real images: `real`; `one-shot`, a plan for the default floor, all of the b
 budget in rounds, each aimed by an evaluation of the validation rows of the classifier of the round before (the first:
 `real`). Both plans bring one study without the findings per study with one, and ask the Gaussian core, fitted on the
 training rows. The core's images are taken as they come, without a gate. Test rows are read once, at the end, by the
-evaluation of the toolkit, with seeds as draws (each has its own plans, images and trainings). A few minutes on one core; called again it goes on where it stopped.
+evaluation of the toolkit, with seeds as draws (each has its own plans, images and trainings). A few
+minutes on one core; called again it goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ ones, and whether either helps a classifier is another question. Cells are 14 fi
 - images for the floor: how many images bring every cell with a real positive to `--floor` positives.
 
 Peers: RandomOverSampler of imbalanced-learn with label sets as classes, or label set x sex x age band, the budget
-poured into the smallest classes until they are level; ML-ROS (Charte, Rivera, del Jesus & Herrera 2015, algorithm 2); sampling
-with replacement in inverse proportion to the prevalence of an image's rarest finding, or of its rarest cell.
+poured into the smallest classes until they are level; ML-ROS (Charte, Rivera, del Jesus & Herrera 2015,
+algorithm 2); sampling with replacement in inverse proportion to the prevalence of an image's rarest finding, or of its
+rarest cell.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def main() -> None:
         plan = make_plan(train, settings)
         seconds = time.perf_counter() - began
         rows.append(plan_row(name, labels, train, plan, floor_images if name == FLOOR else None))
-        limits = verify_plan(plan.frame, train.frame, settings, findings=train.findings, groups=plan.groups,
+        limits = verify_plan(plan.frame, train, settings, findings=train.findings, groups=plan.groups,
                              age_bins=AGE_BINS)  # fmt: skip
         checks.append(limits.assign(plan=name))
         programmes.append(programme_row(name, plan, limits, seconds))

@@ -26,10 +26,10 @@ def held_back_by(made: Allocation, demands: Sequence[Demand]) -> dict[int, str]:
         return {}
     missing = p.shortfall(solution.counts)
     found: dict[int, str] = {}
-    for j in np.flatnonzero(missing > MISSED):
+    for j in np.flatnonzero(missing > MISSED).tolist():
         serving = p.gain[j] > 0
         count = ((p.rows > 0) & serving).any(axis=1)
-        own = [int(i) for i in np.flatnonzero(count) if _is_own(p, int(j), int(i))]
+        own = [int(i) for i in np.flatnonzero(count) if _is_own(p, j, int(i))]
         bound = own or [int(i) for i in np.flatnonzero(count & (solution.prices > TOLERANCE))]
         bound.sort(key=lambda i: (p.most[i], i) if own else (-solution.prices[i], i))
         words = list(dict.fromkeys(made.words[i] for i in bound))[: 1 if own else 2]

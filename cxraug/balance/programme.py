@@ -21,7 +21,7 @@ from scipy import sparse
 from cxraug.errors import WorkError
 
 EXACT_BELOW = 60  # up to so many kinds the integer optimum is searched; above, the relaxed one is rounded
-NODES = 20_000
+NODES = 2_000
 MARGIN, MARGIN_SHARE = 3.0, 0.01  # studies, or part of a target, by which shares are met before rounding
 ROUNDING_NODES = 300  # of the search among the whole numbers next to a relaxed optimum
 SLACK = 1e-6

@@ -138,7 +138,8 @@ def _rows_by(able: np.ndarray, *keys: np.ndarray) -> dict[tuple[int, ...], np.nd
     rows = np.flatnonzero(able & np.all([key >= 0 for key in keys], axis=0))
     found = pd.DataFrame({i: key[rows] for i, key in enumerate(keys)}).groupby(list(range(len(keys))), sort=False)
     # pandas names a group by one key with the key itself
-    return {tuple(map(int, np.atleast_1d(key))): rows[at] for key, at in found.indices.items()}
+    named = ((key if isinstance(key, tuple) else (key,), rows[at]) for key, at in found.indices.items())
+    return {tuple(int(part) for part in key): at for key, at in named}
 
 
 def _reason(served: Sequence[str], demands: Sequence[Demand]) -> str:

@@ -1,7 +1,7 @@
 """Does a plan keep what was asked of it? Counted anew from the rows of plan and manifest.
 
-This shares no code with the programme: label sets, levels and shares are read from the tables with plain pandas, so
-that a mistake there shows here.
+This shares no code with the programme, nor with the census and the kinds that it rests on: label sets, levels and
+shares are counted with plain pandas, so that a mistake there shows here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from cxraug.balance.settings import PlanSettings
 
 if TYPE_CHECKING:
     from cxraug.cores.core import Card
+    from cxraug.studies.manifest import Manifest
 
 COLUMNS = ("limit", "checked", "tightest", "allowed", "found", "holds")
 PERSON = ("sex", "age", "race", "source")
@@ -25,7 +26,7 @@ VIEW_ORDER = ("PA", "AP", "AP Supine", "Lateral", "unknown")
 
 def verify_plan(
     plan: pd.DataFrame,
-    train: pd.DataFrame,
+    train: Manifest,
     settings: PlanSettings,
     *,
     findings: Sequence[str],
@@ -38,9 +39,8 @@ def verify_plan(
 
     Parameters
     ----------
-    plan : rows of ``plan.parquet``. train : the manifest's training rows, earlier synthetic ones with
-        ``synthetic`` true. findings, groups, age_bins : of the plan. card : the core. n : so many studies at most, in
-        place of the budget.
+    plan : rows of ``plan.parquet``. train : the training rows, earlier synthetic ones with ``synthetic`` true.
+    findings, groups, age_bins : of the plan. card : the core. n : so many studies at most, in place of the budget.
 
     Returns
     -------
@@ -50,8 +50,8 @@ def verify_plan(
     studies = _studies(train, list(findings))
     made = studies[studies["synthetic"]]
     real = studies[~studies["synthetic"]]
-    plan = plan.assign(_set=[frozenset(str(text).split("|")) for text in plan["labels"]])
-    plan["_set"] = [frozenset(f for f in s if not f.startswith("-")) for s in plan["_set"]]
+    sets = [frozenset(f for f in str(text).split("|") if not f.startswith("-")) for text in plan["labels"]]
+    plan = plan.assign(_set=pd.Series(sets, index=plan.index, dtype=object))
     for group in groups:
         for frame in (plan, real, made):
             frame[f"_at {group}"] = _levels(frame, group, age_bins) if group in ("sex", "age") or len(frame) else ""
@@ -90,15 +90,16 @@ def _repeated(plan: pd.DataFrame) -> list[tuple[str, float, float]]:
     return [(name, 0, int(plan[name].duplicated().sum())) for name in ("prompt_id", "seed")]
 
 
-def _studies(train: pd.DataFrame, findings: list[str]) -> pd.DataFrame:
-    """One row per study: the set of present findings (None: not completely known) and the first image's attributes."""
-    frame = train.reset_index(drop=True)
-    text = frame["labels"].astype("object").where(frame["labels"].notna(), None)
-    parts = [None if t is None else str(t).split("|") for t in text]
-    known = [p is not None and not any(f.startswith("?") and f[1:] in findings for f in p) for p in parts]
-    present = [frozenset(f for f in p or () if f in findings) for p in parts]
+def _studies(train: Manifest, findings: list[str]) -> pd.DataFrame:
+    """One row per study: present findings, whether all labels are known, and the first image's attributes."""
+    frame, y = train.frame.reset_index(drop=True), train.y(findings)
+    present = [frozenset(f for f, on in zip(findings, row, strict=True) if on) for row in y == 1]
+    known = frame["labels"].notna().to_numpy(copy=True)
+    for source in frame["source"].unique():
+        asked = [f in train.annotated.get(source, train.findings) for f in findings]
+        known &= ~((frame["source"] == source).to_numpy() & np.isnan(y[:, asked]).any(axis=1))
     synthetic = frame["synthetic"].fillna(False).astype(bool) if "synthetic" in frame else False
-    frame = frame.assign(_known=known, _set=present, synthetic=synthetic)
+    frame = frame.assign(_known=known, _set=pd.Series(present, dtype=object), synthetic=synthetic)
     first = ~frame.duplicated(["patient_id", "study_id"])
     if not first.all():
         keys = frame.groupby(["patient_id", "study_id"], sort=False)

@@ -26,9 +26,7 @@ def train_of(manifest: Manifest) -> Manifest:
 
 
 def verified(plan: Plan, train: Manifest, asked: PlanSettings, n: int | None = None) -> pd.DataFrame:
-    return verify_plan(
-        plan.frame, train.frame, asked, findings=train.findings, groups=plan.groups, age_bins=AGE_BINS, n=n
-    )
+    return verify_plan(plan.frame, train, asked, findings=train.findings, groups=plan.groups, age_bins=AGE_BINS, n=n)
 
 
 def prevalence(plan: Plan, train: Manifest, finding: str, group: str = "sex") -> pd.Series:
