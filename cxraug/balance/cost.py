@@ -43,7 +43,7 @@ class Cost:
         return f"{text}; {self.core} takes {long} ({pace}, over {self.timed_studies} studies on {where})"
 
 
-def plan_cost(plan: pd.DataFrame, core: GenerativeCore | None = None, *, batches: int = 2) -> Cost:
+def plan_cost(plan: pd.DataFrame, core: GenerativeCore | None = None, *, batches: int = 1) -> Cost:
     """Count what ``plan`` asks for and, with a ``core``, time its first ``batches`` after one that warms up.
 
     Raises

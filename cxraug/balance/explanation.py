@@ -47,7 +47,7 @@ def without_each_limit(made: Allocation) -> list[str]:
     p = made.programme
     if p is None or p.shortfall(made.solution.counts).max(initial=0.0) <= MISSED:
         return []
-    unmet = relaxed_shortfall(p) > MISSED
+    unmet = made.solution.missing > MISSED
     if not unmet.any():
         return []
     told = []

@@ -122,12 +122,14 @@ class Solution:
     Attributes
     ----------
     counts : (C,) int64. readings : worst, total and cost.
+    missing : (J,) what the linear programme leaves missing of each target.
     prices : (I,) by how much shortfalls would fall per unit of each limit (0: it does not bind).
     upper_prices : (C,) the same of the limits of single kinds.
     """
 
     counts: np.ndarray
     readings: tuple[Reading, ...] = ()
+    missing: np.ndarray = field(default_factory=lambda: np.zeros(0))
     prices: np.ndarray = field(default_factory=lambda: np.zeros(0))
     upper_prices: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
@@ -142,16 +144,18 @@ def solve(programme: Programme) -> Solution:
     p = programme
     kinds = p.gain.shape[1]
     if kinds == 0 or (not (p.need > SLACK).any() and p.least <= 0):
-        return Solution(np.zeros(kinds, dtype=np.int64), (), np.zeros(len(p.most)), np.zeros(kinds))
+        nothing = np.zeros(kinds, dtype=np.int64)
+        return Solution(nothing, (), p.shortfall(nothing), np.zeros(len(p.most)), np.zeros(kinds))
     worst, prices, upper_prices = _least_worst(p)
-    total, more, more_upper = _least_total(p, worst)
+    second = _linear(*_total_rows(p, worst))
+    total, (more, more_upper) = max(float(second.fun), 0.0), _worth(second, len(p.need), kinds)
     prices, upper_prices = prices + more, upper_prices + more_upper
     relaxed, bound = _least_cost(p, worst, total, _within_reach(p, worst, total))
     counts = _search(p) if kinds <= EXACT_BELOW else None
     if counts is None:
         counts = _round(p, _with_margin(p, relaxed) if total <= SLACK else relaxed, worst)
     found = (("worst", worst, p.worst(counts)), ("total", total, p.total(counts)), ("cost", bound, p.cost(counts)))
-    return Solution(counts, tuple(Reading(*each) for each in found), prices, upper_prices)
+    return Solution(counts, tuple(Reading(*each) for each in found), second.x[kinds:], prices, upper_prices)
 
 
 def relaxed_shortfall(programme: Programme) -> np.ndarray:
@@ -184,11 +188,6 @@ def _least_worst(p: Programme) -> tuple[float, np.ndarray, np.ndarray]:
     high = np.append(p.beyond - p.need, p.most)
     found = _linear(cost, sparse.vstack([above, below]), high, np.append(p.upper, np.inf))
     return max(float(found.fun), 0.0), *_worth(found, len(p.need), kinds)
-
-
-def _least_total(p: Programme, worst: float) -> tuple[float, np.ndarray, np.ndarray]:
-    found = _linear(*_total_rows(p, worst))
-    return max(float(found.fun), 0.0), *_worth(found, len(p.need), p.gain.shape[1])
 
 
 def _total_rows(p: Programme, worst: float) -> tuple[np.ndarray, Any, np.ndarray, np.ndarray]:
