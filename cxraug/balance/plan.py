@@ -102,16 +102,10 @@ def make_plan(
         n = settings.budget if n is None else n  # all of it is spent
         groups, settings = aims.groups, settings.model_copy(update={"groups": None, "target": "floor", "floor": None})
     levels, notes = _usable_levels(census, settings, groups, age_bins, core_card)
-    studies = len(census)
-    cells, there = count_cells(census, levels, age_bins).assign(made=0), levels
-    if made is not None and made.any():
-        earlier = take_census(train.take(made), findings)
-        studies += len(earlier)
+    earlier = None if made is None or not made.any() else take_census(train.take(made), findings)
+    cells, there, studies = _count(census, earlier, levels, age_bins)
+    if earlier is not None:
         notes.append(f"{len(earlier):,} synthetic studies are there already: they count as made, not as real")
-        of_earlier = {g: group_levels(earlier.frame, g, age_bins).reset_index(drop=True) for g in levels}
-        cells = _add_earlier(cells, count_cells(earlier, of_earlier, age_bins))
-        there = {g: pd.concat([levels[g], of_earlier[g]], ignore_index=True) for g in levels}
-    cells = cells.assign(real=cells["before"] - cells.pop("made"))
     _refuse_unknown_findings(settings, core_card)
     cells, more = want(cells, settings, there) if aims is None else spread_budget(cells, aims, settings, n)
     notes += more
@@ -126,7 +120,7 @@ def make_plan(
         min_label_set=settings.min_label_set,
     )
     demands = list_demands(kinds, cells, levels, tolerance=settings.tolerance)
-    limits = list_limits(kinds, _with_studies(cells, (len(census), studies), levels, there), of_kind, settings, views)
+    limits = list_limits(kinds, _with_studies(cells, studies, levels, there), of_kind, settings, views)
     allocation = _allocate(kinds, demands, limits, settings, n)
     rng = np.random.default_rng(seed)
     frame, plan_levels = write_prompts(
@@ -278,12 +272,24 @@ def _refuse_unknown_findings(settings: PlanSettings, card: Card | None) -> None:
 # -- before and after -------------------------------------------------------------------------------------------------
 
 
-def _add_earlier(cells: pd.DataFrame, made: pd.DataFrame) -> pd.DataFrame:
-    """``cells`` with the studies and positives of earlier plans added, and ``made``, their positives."""
+def _count(
+    census: Census, earlier: Census | None, levels: dict[str, pd.Series], age_bins: Sequence[float]
+) -> tuple[pd.DataFrame, dict[str, pd.Series], tuple[int, int]]:
+    """The cells of real and ``earlier`` synthetic studies together, with ``real``, the positives that are real.
+
+    Also the levels of all these studies, and how many are real and how many there are.
+    """
+    cells = count_cells(census, levels, age_bins)
+    cells = cells.assign(real=cells["before"])
+    if earlier is None:
+        return cells, levels, (len(census), len(census))
+    of_earlier = {g: group_levels(earlier.frame, g, age_bins).reset_index(drop=True) for g in levels}
     key = ["finding", "group", "level"]
-    other = cells[key].merge(made, on=key, how="left").fillna({"studies": 0, "before": 0})
-    studies, added = (other[name].to_numpy(np.int64) for name in ("studies", "before"))
-    return cells.assign(studies=cells["studies"] + studies, before=cells["before"] + added, made=added)
+    other = cells[key].merge(count_cells(earlier, of_earlier, age_bins), on=key, how="left")
+    for name in ("studies", "before"):
+        cells[name] += other[name].fillna(0).to_numpy(np.int64)
+    there = {g: pd.concat([levels[g], of_earlier[g]], ignore_index=True) for g in levels}
+    return cells, there, (len(census), len(census) + len(earlier))
 
 
 def _with_studies(

@@ -21,7 +21,7 @@ from cxraug.errors import InputError
 if TYPE_CHECKING:
     from cxraug.balance.plan import Plan
     from cxraug.balance.settings import PlanSettings
-    from cxraug.cores.core import GenerativeCore
+    from cxraug.cores.core import Card, GenerativeCore
     from cxraug.studies.manifest import Manifest
 
 TARGETS_HELP = (
@@ -89,19 +89,12 @@ def register(app: typer.Typer) -> None:
             views_as_real=views_as_real, reports=reports,
         )  # fmt: skip
         _refuse_odd(target, core, timed, evaluation, groups, arm)
-        bins = parse_age_bins(age_bins)
-        card = None
-        if core is not None:
-            from cxraug.cores.registry import read_card
-
-            card = read_card(core)
+        card = None if core is None else _card(core)
         columns = parse_label_columns(label_columns)
         data = read_manifest(manifest, root=root, where=parse_where(where), label_columns=columns)
         say_label_columns(data.label_columns)
-        aims = None
-        if evaluation is not None:
-            aims = read_aims(evaluation, aim=aim, arm=arm, manifest=data)
-            bins = aims.age_bins  # type: ignore[assignment]
+        aims = None if evaluation is None else read_aims(evaluation, aim=aim, arm=arm, manifest=data)
+        bins = parse_age_bins(age_bins) if aims is None else aims.age_bins
         train = _with_earlier(data.take((data.frame["split"] == "train").to_numpy()), earlier)
         made = make_plan(train, settings, age_bins=bins, seed=seed, core_card=card, n=n, aims=aims)
         limits = verify_plan(made.frame, train, settings, findings=train.findings, groups=made.groups,
@@ -109,9 +102,8 @@ def register(app: typer.Typer) -> None:
         cost = plan_cost(made.frame, _open(core) if timed and core is not None else None)
         write_plan(made, out, fresh=fresh, settings=settings, limits=limits, cost=cost.to_json())
         if as_json:
-            answer = {"studies": len(made.frame), "notes": made.notes, "table": made.table.to_dict("records")}
-            more = {"limits": limits.to_dict("records"), "programme": made.programme, "cost": cost.to_json()}
-            print_json(answer | more)
+            print_json({"studies": len(made.frame), "notes": made.notes, "table": made.table.to_dict("records"),
+                        "limits": limits.to_dict("records"), "programme": made.programme, "cost": cost.to_json()})  # fmt: skip
             return
         _print(made)
         broken = limits[~limits["holds"]]
@@ -157,6 +149,12 @@ def _with_earlier(train: Manifest, folders: list[Path]) -> Manifest:
             made = made.take((made.frame["gate"].fillna("accept") != "reject").to_numpy())
         parts.append(made)
     return concat(parts) if folders else train
+
+
+def _card(core: str) -> Card:
+    from cxraug.cores.registry import read_card
+
+    return read_card(core)
 
 
 def _open(core: str) -> GenerativeCore:
