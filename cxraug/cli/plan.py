@@ -102,8 +102,9 @@ def register(app: typer.Typer) -> None:
         cost = plan_cost(made.frame, _open(core) if timed and core is not None else None)
         write_plan(made, out, fresh=fresh, settings=settings, limits=limits, cost=cost.to_json())
         if as_json:
-            print_json({"studies": len(made.frame), "notes": made.notes, "table": made.table.to_dict("records"),
-                        "limits": limits.to_dict("records"), "programme": made.programme, "cost": cost.to_json()})  # fmt: skip
+            answer = {"studies": len(made.frame), "notes": made.notes, "table": made.table.to_dict("records")}
+            answer |= {"limits": limits.to_dict("records"), "programme": made.programme}
+            print_json(answer | {"cost": cost.to_json()})
             return
         _print(made)
         broken = limits[~limits["holds"]]
