@@ -349,7 +349,10 @@ def _linear(cost: np.ndarray, rows: Any, high: np.ndarray, upper: np.ndarray) ->
 
     bounds = np.column_stack([np.zeros(len(cost)), upper])
     with _silent_stdout():
-        found = linprog(cost, A_ub=sparse.csr_matrix(rows), b_ub=high, bounds=bounds, method="highs")
+        # where shares are even nearly every vertex is degenerate: the simplex method takes minutes, this one a second
+        found = linprog(cost, A_ub=sparse.csr_matrix(rows), b_ub=high, bounds=bounds, method="highs-ipm")
+        if found.status != 0:
+            found = linprog(cost, A_ub=sparse.csr_matrix(rows), b_ub=high, bounds=bounds, method="highs-ds")
     if found.x is None:
         raise WorkError(f"the plan's linear programme found no solution ({found.message})")
     return found
