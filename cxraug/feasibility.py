@@ -146,7 +146,14 @@ def _refuse_for_core(recipe: Recipe, card: Card) -> None:
 
 
 def _refuse_plan(recipe: Recipe, manifest: Manifest, card: Card | None) -> None:
-    """Refuse a plan for findings that the data or the core do not have, or for views that the core does not know."""
+    """Refuse a plan for findings that the data or the core do not have, or for views that the core does not know.
+
+    So is a table of population weights that cannot be read.
+    """
+    if recipe.plan.population is not None:
+        from cxraug.balance.target import read_weights
+
+        read_weights(recipe.plan.population)
     train = manifest.frame[(manifest.frame["split"] == "train").to_numpy()]
     seen = sorted(set(train["view"]))
     core = "the core of this run" if card is None else f"core {card.name}"

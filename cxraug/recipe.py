@@ -329,7 +329,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 PATH_KEYS = (
-    ("data", "manifest"), ("data", "root"), ("train", "weights"),
+    ("data", "manifest"), ("data", "root"), ("plan", "population"), ("train", "weights"),
     *(("gate", key) for key in ("weights", *XRV_KEYS)),
 )  # fmt: skip
 

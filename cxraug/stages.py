@@ -97,7 +97,9 @@ def fill_draw(run: Run, draw: int) -> None:
 
 
 def _plan(run: Run, draw: int) -> dict[str, Any]:
+    from cxraug.balance.cost import plan_cost
     from cxraug.balance.plan import make_plan, write_plan
+    from cxraug.balance.verification import verify_plan
 
     recipe = run.recipe
     keep = run.rows("train") & run.keep(draw).keep
@@ -122,7 +124,12 @@ def _plan(run: Run, draw: int) -> dict[str, Any]:
     )
     for note in plan.notes:
         _say(f"draw {draw}, plan: {note}")
-    write_plan(plan, run.draw_folder(draw) / "plan", fresh=True)
+    limits = verify_plan(plan.frame, train, recipe.plan, findings=run.findings, groups=plan.groups,
+                         age_bins=recipe.audit.age_bins, card=card, n=n)  # fmt: skip
+    for broken in limits[~limits["holds"]].to_dict("records"):
+        _say(f"draw {draw}, plan: a limit is not kept: {broken['limit']}, {broken['tightest']}")
+    folder = run.draw_folder(draw) / "plan"
+    write_plan(plan, folder, fresh=True, settings=recipe.plan, limits=limits, cost=plan_cost(plan.frame).to_json())
     _say(f"draw {draw}: {len(plan.frame)} studies planned for {len(train)} real training images")
     return {"studies": len(plan.frame), "real_images": len(train), "notes": plan.notes}
 

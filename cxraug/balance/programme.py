@@ -1,4 +1,9 @@
-"""The integer programme behind a plan: studies of each kind that meet the demands, fairly if not all can be met."""
+"""The integer programme behind a plan: whole studies of each kind that meet the targets, fairly if not all can be met.
+
+One set of constraints, read three times: the largest relative shortfall is made as small as possible, then the sum of
+the relative shortfalls, then the cost. Each reading is a linear programme whose optimum no plan of whole studies can
+beat; :class:`Reading` keeps it beside what the whole studies reach.
+"""
 
 from __future__ import annotations
 
@@ -7,121 +12,158 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from cxraug.errors import WorkError
 
-EXACT_BELOW = 400  # up to so many kinds the fair optimum is proven; above, within GAP of it
-GAP = 1e-3
-STYLE_GAP = 0.02  # of the stage that only chooses among equally fair plans
-NODES, STYLE_NODES = 20_000, 500
+EXACT_BELOW = 60  # up to so many kinds the integer optimum is searched; above, the relaxed one is rounded
+NODES = 2_000
+MARGIN, MARGIN_SHARE = 3.0, 0.01  # studies, or part of a target, by which shares are met before rounding
+ROUNDING_NODES = 300  # of the search among the whole numbers next to a relaxed optimum
 SLACK = 1e-6
-STEPS = (1.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)  # in multiples of a kind's familiarity
-QUARTERS = (0.25, 0.25, 0.25, 0.25)
+LOOSE = 1e-9  # of an optimum that the next reading keeps
+# how far a kind is used, in multiples of its familiarity, and what a study costs beyond that
+STEPS = ((0.0, 1.0), (0.125, 1.1), (0.25, 1.25), (0.5, 1.5), *((2.0**i, 2.0 ** (i + 1)) for i in range(9)))
+COARSE = ((0.0, 1.0), (0.25, 1.5), (1.0, 2.0), *((4.0**i, 4.0**i) for i in range(1, 5)))  # where there are many kinds
+MANY = 2_000
 
 
-def cover(
-    serves: np.ndarray,
-    demand: Sequence[int] | np.ndarray,
-    target: Sequence[int] | np.ndarray,
-    familiarity: Sequence[float] | np.ndarray,
-    budget: int | None = None,
-) -> np.ndarray:
-    """Choose whole numbers of studies per kind.
+@dataclass(frozen=True)
+class Programme:
+    """What whole numbers x (C,) of studies per kind are asked to do.
 
-    The full plan meets every demand at the lowest cost, where a study costs 1 and twice as much with every doubling of
-    its kind beyond its familiarity: kinds are used about as often as they really occur, and a rare label set that would
-    serve many demands at once is no bargain. A budget below it takes a part of the full plan: first the largest
-    relative shortfall (what stays missing of a demand, divided by its target) is as small as possible, then their sum,
-    then kinds keep the proportions of the full plan.
-
-    Parameters
+    Attributes
     ----------
-    serves : (J, C) 0/1; whether a study of kind c counts for demand j. Every demand is served by some kind.
-    demand : (J,) studies missing. target : (J,) studies wanted in total, at least the demand.
-    familiarity : (C,) positive; real studies of the kind, smoothed.
-    budget : the largest number of studies, or None for as many as the demands need.
-
-    Returns
-    -------
-    (C,) int64; the sum never exceeds ``budget``.
+    gain, need : (J, C), (J,); target j wants ``gain[j] @ x >= need[j]`` and tolerates a shortfall, in studies.
+    scale : (J,) positive; what a shortfall is divided by.
+    beyond : (J,) the part of a shortfall that no plan could avoid; it is set aside before shortfalls are compared.
+    rows, most : (I, C), (I,); hard limits ``rows @ x <= most``; x = 0 keeps them.
+    upper : (C,) the most studies of a kind, inf for no limit.
+    familiarity : (C,) positive; real studies of the kind, smoothed. A study costs 1, more with
+        every one of its kind, and beyond its familiarity twice as much with every doubling.
+    least : so many studies in all, if the limits allow.
     """
-    serves, demand = np.asarray(serves, dtype=float), np.asarray(demand, dtype=float)
-    if serves.shape[1] == 0 or not (demand > 0).any():
-        return np.zeros(serves.shape[1], dtype=np.int64)
-    full = meet_all(serves, demand, np.asarray(familiarity, dtype=float))
-    if budget is None or full.sum() <= budget:
-        return full
-    used = full > 0
-    part = np.zeros_like(full)
-    part[used] = share_out(serves[:, used], demand, np.asarray(target, dtype=float), full[used], budget)
-    return part
+
+    gain: np.ndarray
+    need: np.ndarray
+    scale: np.ndarray
+    familiarity: np.ndarray
+    beyond: np.ndarray
+    rows: np.ndarray
+    most: np.ndarray
+    upper: np.ndarray
+    least: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        gain: np.ndarray,
+        need: Sequence[float] | np.ndarray,
+        scale: Sequence[float] | np.ndarray,
+        familiarity: Sequence[float] | np.ndarray,
+        *,
+        budget: float | None = None,
+        **more: Any,
+    ) -> Programme:
+        """With what is not given left open; ``budget`` becomes the last of the limits."""
+        gain = np.atleast_2d(np.asarray(gain, dtype=float))
+        count, kinds = gain.shape
+        rows, most = more.pop("rows", np.zeros((0, kinds))), more.pop("most", np.zeros(0))
+        if budget is not None:
+            rows, most = np.vstack([rows, np.ones(kinds)]), np.append(most, float(budget))
+        more.setdefault("beyond", np.zeros(count))
+        more.setdefault("upper", np.full(kinds, np.inf))
+        need, scale, known = (np.asarray(a, dtype=float) for a in (need, scale, familiarity))
+        return cls(gain, need, scale, known, rows=rows, most=most, **more)
+
+    def shortfall(self, counts: np.ndarray) -> np.ndarray:
+        """(J,) studies missing of each target."""
+        return np.maximum(self.need - self.gain @ counts, 0.0)
+
+    def worst(self, counts: np.ndarray) -> float:
+        """The largest relative shortfall, what no plan could avoid set aside."""
+        relative = (self.shortfall(counts) - self.beyond) / self.scale
+        return float(max(relative.max(initial=0.0), 0.0))
+
+    def total(self, counts: np.ndarray) -> float:
+        """The sum of the relative shortfalls."""
+        return float((self.shortfall(counts) / self.scale).sum())
+
+    def cost(self, counts: np.ndarray) -> float:
+        """The price of ``counts``, see :class:`Programme`."""
+        start, widths, prices = self.price_list()
+        return float((np.clip(np.asarray(counts, float)[:, None] - start, 0, widths) * prices).sum())
+
+    def price_list(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Starts and widths (C, S) of the price steps of every kind, and their prices (S,); the last has no end."""
+        steps = np.array(COARSE if len(self.familiarity) > MANY else STEPS)
+        start = np.rint(np.outer(self.familiarity, steps[:, 0]))  # whole, or optima would lie between whole studies
+        ends = np.column_stack([start[:, 1:], np.full(len(start), np.inf)])
+        return start, ends - start, steps[:, 1]
 
 
-def meet_all(serves: np.ndarray, demand: np.ndarray, familiarity: np.ndarray) -> np.ndarray:
-    """The full plan: (C,) whole numbers that meet every demand, cheap and familiar (see :func:`cover`).
+@dataclass(frozen=True)
+class Reading:
+    """One reading of the programme: the optimum over fractions of studies, and what the whole studies reach."""
 
-    The relaxed programme is solved and rounded down; what is then still missing is a small programme of its own.
+    name: str
+    bound: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Whole studies per kind.
+
+    Attributes
+    ----------
+    counts : (C,) int64. readings : worst, total and cost.
+    missing : (J,) what the linear programme leaves missing of each target.
+    prices : (I,) by how much shortfalls would fall per unit of each limit (0: it does not bind).
+    upper_prices : (C,) the same of the limits of single kinds.
     """
-    steps = len(STEPS) + 1
-    widths = np.outer(familiarity, np.array([*STEPS, np.inf]))
-    prices = 2.0 ** np.arange(steps)
-    relaxed = _solve(
-        np.tile(prices, serves.shape[1]), np.repeat(serves, steps, axis=1), demand, np.inf, 0, widths.ravel(), 0.0
-    )
-    exact = relaxed.reshape(widths.shape).sum(axis=1)
-    whole = np.floor(exact + SLACK).astype(np.int64)
-    missing = demand - serves @ whole
-    if (missing > 0).any():
-        near = np.flatnonzero(exact > SLACK)
-        marginal = prices[(whole[near, None] >= np.cumsum(widths[near, :-1], axis=1)).sum(axis=1)]
-        part = serves[:, near]
-        whole[near] += _whole(_solve(marginal, part, missing, np.inf, len(near), np.inf, _gap(len(near))))
-    return whole
+
+    counts: np.ndarray
+    readings: tuple[Reading, ...] = ()
+    missing: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    prices: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    upper_prices: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
-def share_out(serves: np.ndarray, demand: np.ndarray, target: np.ndarray, full: np.ndarray, budget: int) -> np.ndarray:
-    """The fairest part of ``full`` (C,) with at most ``budget`` studies (see :func:`cover`)."""
-    count, kinds = serves.shape
-    gap, in_budget = _gap(kinds), np.append(np.ones(kinds), np.zeros(count))
-    # the largest relative shortfall t: serves @ x + target * t >= demand
-    rows = np.block([[serves, target[:, None]], [np.ones((1, kinds)), np.zeros((1, 1))]])
-    low, high = np.append(demand, 0), np.append(np.full(count, np.inf), budget)
-    first = _solve(np.append(np.zeros(kinds), 1.0), rows, low, high, kinds, np.append(full, 1.0), gap)
-    worst = _relative(demand - serves @ _whole(first[:kinds]), target).max()
-    # the sum of m / target, what is missing m bounded by the first stage: serves @ x + m >= demand
-    most_missing = np.minimum(np.floor(worst * target + SLACK), demand)
-    rows = np.vstack([np.hstack([serves, np.eye(count)]), in_budget])
-    upper = np.append(full, most_missing)
-    second = _solve(np.append(np.zeros(kinds), 1 / target), rows, low, high, kinds, upper, gap)
-    best = _whole(second[:kinds])
-    return _in_proportion(rows, low, high, upper, target, best)
+def solve(programme: Programme) -> Solution:
+    """The whole numbers that read best; limits are kept exactly.
 
-
-def _in_proportion(
-    rows: np.ndarray, low: np.ndarray, high: np.ndarray, upper: np.ndarray, target: np.ndarray, best: np.ndarray
-) -> np.ndarray:
-    """Among the parts that are as fair as ``best``, one near the proportions of the full plan.
-
-    Every next quarter of a kind costs more; where the search ends without a solution ``best`` stays.
+    Raises
+    ------
+    WorkError : the solver ended without a solution.
     """
-    kinds, count = len(best), len(target)
-    full, quarters = upper[:kinds], len(QUARTERS)
-    fair = np.append(np.zeros(kinds), 1 / target)
-    total = _relative(low[:count] - rows[:count, :kinds] @ best, target).sum()
-    pad = np.zeros((len(rows) + 1, kinds * quarters))
-    link = np.hstack([np.eye(kinds), np.zeros((kinds, count)), -np.kron(np.eye(kinds), np.ones(quarters))])
-    whole = np.vstack([np.hstack([np.vstack([rows, fair]), pad]), link])
-    low = np.concatenate([low, [0.0], np.zeros(kinds)])
-    high = np.concatenate([high, [total + SLACK], np.zeros(kinds)])
-    cost = np.append(np.zeros(kinds + count), np.tile(1.0 + np.arange(quarters), kinds))
-    widths = np.outer(full, QUARTERS).ravel()
-    try:
-        found = _solve(cost, whole, low, high, kinds, np.append(upper, widths), STYLE_GAP, nodes=STYLE_NODES)
-    except WorkError:
-        return best
-    return _whole(found[:kinds])
+    p = programme
+    kinds = p.gain.shape[1]
+    if kinds == 0 or (not (p.need > SLACK).any() and p.least <= 0):
+        nothing = np.zeros(kinds, dtype=np.int64)
+        return Solution(nothing, (), p.shortfall(nothing), np.zeros(len(p.most)), np.zeros(kinds))
+    worst, prices, upper_prices = _least_worst(p)
+    second = _linear(*_total_rows(p, worst))
+    total, (more, more_upper) = max(float(second.fun), 0.0), _worth(second, len(p.need), kinds)
+    prices, upper_prices = prices + more, upper_prices + more_upper
+    relaxed, bound = _least_cost(p, worst, total, _within_reach(p, worst, total))
+    counts = _search(p) if kinds <= EXACT_BELOW else None
+    if counts is None:
+        counts = _round(p, _with_margin(p, relaxed) if total <= SLACK else relaxed, worst)
+    found = (("worst", worst, p.worst(counts)), ("total", total, p.total(counts)), ("cost", bound, p.cost(counts)))
+    return Solution(counts, tuple(Reading(*each) for each in found), second.x[kinds:], prices, upper_prices)
+
+
+def relaxed_shortfall(programme: Programme) -> np.ndarray:
+    """(J,) what stays missing of each target if studies could be divided: for comparing limits with each other."""
+    p = programme
+    worst, _, _ = _least_worst(p)
+    found = _linear(*_total_rows(p, worst))
+    return np.asarray(found.x[p.gain.shape[1] :])
 
 
 def apportion(weights: Sequence[float] | np.ndarray, total: int) -> np.ndarray:
@@ -134,46 +176,205 @@ def apportion(weights: Sequence[float] | np.ndarray, total: int) -> np.ndarray:
     return whole
 
 
-def _relative(missing: np.ndarray, target: np.ndarray) -> np.ndarray:
-    return np.maximum(missing, 0.0) / target
+# -- the three readings, over fractions of studies --------------------------------------------------------------------
 
 
-def _whole(x: np.ndarray) -> np.ndarray:
-    return np.rint(x).astype(np.int64)
+def _least_worst(p: Programme) -> tuple[float, np.ndarray, np.ndarray]:
+    """The smallest largest relative shortfall t: gain @ x + scale t + beyond >= need; and what limits are worth."""
+    kinds = p.gain.shape[1]
+    above = sparse.hstack([sparse.csr_matrix(-p.gain), sparse.csr_matrix(-p.scale[:, None])])
+    below = sparse.hstack([sparse.csr_matrix(p.rows), sparse.csr_matrix((len(p.most), 1))])
+    cost = np.append(np.zeros(kinds), 1.0)
+    high = np.append(p.beyond - p.need, p.most)
+    found = _linear(cost, sparse.vstack([above, below]), high, np.append(p.upper, np.inf))
+    return max(float(found.fun), 0.0), *_worth(found, len(p.need), kinds)
 
 
-def _gap(kinds: int) -> float:
-    return 0.0 if kinds <= EXACT_BELOW else GAP
+def _total_rows(p: Programme, worst: float) -> tuple[np.ndarray, Any, np.ndarray, np.ndarray]:
+    """Columns x and what is missing m: gain @ x + m >= need, m bounded by the first reading."""
+    count, kinds = p.gain.shape
+    above = sparse.hstack([sparse.csr_matrix(-p.gain), -sparse.eye_array(count)])
+    below = sparse.hstack([sparse.csr_matrix(p.rows), sparse.csr_matrix((len(p.most), count))])
+    upper = np.append(p.upper, _missing_at_most(p, worst))
+    return (
+        np.append(np.zeros(kinds), 1 / p.scale),
+        sparse.vstack([above, below]),
+        np.append(-p.need, p.most),
+        upper,
+    )
 
 
-def _solve(
-    cost: np.ndarray,
-    rows: np.ndarray,
-    low: np.ndarray | float,
-    high: np.ndarray | float,
-    integers: int,
-    upper: np.ndarray | float,
-    gap: float,
-    *,
-    nodes: int = NODES,
-) -> np.ndarray:
-    """Minimise ``cost @ x`` with low <= rows @ x <= high and 0 <= x <= upper; the first ``integers`` are whole."""
-    from scipy import sparse
+def _least_cost(p: Programme, worst: float, total: float, least: float) -> tuple[np.ndarray, float]:
+    """The cheapest x (C,) that is as fair, and its price; columns are price steps and what is missing."""
+    count = len(p.need)
+    start, widths, prices = p.price_list()
+    room = np.clip(p.upper[:, None] - start, 0, widths)
+    steps = len(prices)
+    gain, rows = (sparse.csr_matrix(np.repeat(a, steps, axis=1)) for a in (p.gain, p.rows))
+    each = len(p.familiarity) * steps
+    parts = [
+        sparse.hstack([-gain, -sparse.eye_array(count)]),
+        sparse.hstack([rows, sparse.csr_matrix((len(p.most), count))]),
+        sparse.csr_matrix(np.append(np.zeros(each), 1 / p.scale)[None]),
+        sparse.csr_matrix(np.append(-np.ones(each), np.zeros(count))[None]),
+    ]
+    high = np.concatenate([-p.need, p.most, [_loosened(total)], [-max(least - SLACK, 0.0)]])
+    upper = np.append(room.ravel(), _missing_at_most(p, worst))
+    cost = np.append(np.tile(prices, len(p.familiarity)), np.zeros(count))
+    found = _linear(cost, sparse.vstack(parts), high, upper)
+    return found.x[:each].reshape(-1, steps).sum(axis=1), float(found.fun)
+
+
+def _within_reach(p: Programme, worst: float, total: float) -> float:
+    """``least``, or as many studies as the limits allow at the same fairness."""
+    if p.least <= 0:
+        return 0.0
+    count, kinds = p.gain.shape
+    _, rows, high, upper = _total_rows(p, worst)
+    fair = sparse.csr_matrix(np.append(np.zeros(kinds), 1 / p.scale)[None])
+    enough = sparse.csr_matrix(np.append(np.ones(kinds), np.zeros(count))[None])
+    high = np.concatenate([high, [_loosened(total)], [p.least]])
+    found = _linear(np.append(-np.ones(kinds), np.zeros(count)), sparse.vstack([rows, fair, enough]), high, upper)
+    return float(-found.fun)
+
+
+def _missing_at_most(p: Programme, worst: float) -> np.ndarray:
+    return p.scale * _loosened(worst) + p.beyond + SLACK
+
+
+def _loosened(value: float) -> float:
+    return value * (1 + LOOSE) + LOOSE
+
+
+def _worth(found: Any, targets: int, kinds: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.maximum(-found.ineqlin.marginals[targets:], 0), np.maximum(-found.upper.marginals[:kinds], 0)
+
+
+# -- whole studies ----------------------------------------------------------------------------------------------------
+
+
+def _with_margin(p: Programme, relaxed: np.ndarray) -> np.ndarray:
+    """A relaxed plan (C,) that meets shares with a little to spare, which rounding may use up; else ``relaxed``."""
+    shares = (p.gain % 1 != 0).any(axis=1)
+    if not shares.any():
+        return relaxed
+    wider = replace(p, need=p.need + np.where(shares, np.minimum(MARGIN, MARGIN_SHARE * p.scale), 0.0))
+    if _least_worst(wider)[0] > SLACK:
+        return relaxed
+    return _least_cost(wider, 0.0, 0.0, _within_reach(wider, 0.0, 0.0))[0]
+
+
+def _round(p: Programme, relaxed: np.ndarray, worst: float) -> np.ndarray:
+    """Whole numbers next to ``relaxed`` (C,) that keep every limit: one less than rounded down to two more.
+
+    A small programme over the kinds that are no whole number chooses: the largest shortfall comes before the sum, the
+    sum before the price.
+    """
+    whole = np.floor(relaxed + SLACK)
+    near = np.flatnonzero(relaxed - whole > SLACK)
+    if not len(near):
+        return whole.astype(np.int64)
+    base = whole.copy()
+    base[near] = np.maximum(whole[near] - 1, 0)
+    room = np.minimum(whole[near] + 2, np.floor(p.upper[near] + SLACK)) - base[near]
+    gain, rows = p.gain[:, near], p.rows[:, near]
+    need, most = p.need - p.gain @ base, p.most - p.rows @ base
+    touched, held = np.flatnonzero((gain != 0).any(axis=1)), np.flatnonzero((rows != 0).any(axis=1))
+    start, _, prices = p.price_list()
+    price = prices[(whole[near, None] >= start[near]).sum(axis=1) - 1]
+    count = len(touched)
+    scale, beyond = p.scale[touched], p.beyond[touched]
+    # columns: x above base, what is missing m, and by how much the first reading is missed
+    parts = [
+        np.hstack([-gain[touched], -np.eye(count), np.zeros((count, 1))]),
+        np.hstack([np.zeros((count, len(near))), np.eye(count), -scale[:, None]]),
+        np.hstack([rows[held], np.zeros((len(held), count + 1))]),
+        np.concatenate([-np.ones(len(near)), np.zeros(count + 1)])[None],
+    ]
+    least = min(max(min(p.least, float(relaxed.sum())) - base.sum() - SLACK, 0.0), room.sum())
+    high = np.concatenate([-need[touched], scale * worst + beyond, most[held] + SLACK, [-np.floor(least)]])
+    little = 1e-3 * (1 / scale).min(initial=1.0) / len(near) / price.max()
+    cost = np.concatenate([price * little, 1 / scale, [float(count)]])
+    upper = np.append(room, np.full(count + 1, np.inf))
+    found = _integer(cost, np.vstack(parts), high, upper, len(near), 1e-4, nodes=ROUNDING_NODES)
+    if found is None:
+        return whole.astype(np.int64)
+    base[near] += np.rint(found[: len(near)])
+    return base.astype(np.int64)
+
+
+def _search(p: Programme) -> np.ndarray | None:
+    """The integer optimum of all three readings, for few kinds; None where the search gave up."""
+    kinds = p.gain.shape[1]
+    above = np.hstack([-p.gain, -p.scale[:, None]])
+    below = np.hstack([p.rows, np.zeros((len(p.most), 1))])
+    upper = np.append(np.floor(p.upper), np.inf)
+    high = np.append(p.beyond - p.need, p.most)
+    first = _integer(np.append(np.zeros(kinds), 1.0), np.vstack([above, below]), high, upper, kinds, 0.0)
+    if first is None:
+        return None
+    cost, rows, high, upper = _total_rows(p, p.worst(np.rint(first[:kinds])))
+    upper[:kinds] = np.floor(upper[:kinds])
+    second = _integer(cost, rows, high, upper, kinds, 0.0)
+    if second is None:
+        return None
+    return _cheapest(p, np.rint(second[:kinds]), rows, high, upper)
+
+
+def _cheapest(p: Programme, best: np.ndarray, rows: Any, high: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Among the whole plans as fair as ``best`` (C,), the cheapest; ``best`` where the search gave up."""
+    count, kinds = p.gain.shape
+    _, widths, prices = p.price_list()
+    steps = len(prices)
+    finite = np.where(np.isfinite(widths), widths, 1e9)
+    fair = np.append(np.zeros(kinds), 1 / p.scale)[None]
+    enough = np.append(-np.ones(kinds), np.zeros(count))[None]
+    least = min(p.least, _within_reach(p, p.worst(best), p.total(best)))
+    pad = sparse.csr_matrix((rows.shape[0] + 2, kinds * steps))
+    link = sparse.hstack([sparse.eye_array(kinds), sparse.csr_matrix((kinds, count)),
+                          -sparse.kron(sparse.eye_array(kinds), np.ones((1, steps)))])  # fmt: skip
+    whole = sparse.vstack([sparse.hstack([sparse.vstack([rows, fair, enough]), pad]), link, -link])
+    high = np.concatenate([high, [p.total(best) + SLACK], [-np.floor(least + SLACK)], np.zeros(2 * kinds)])
+    cost = np.append(np.zeros(kinds + count), np.tile(prices, kinds))
+    found = _integer(cost, whole, high, np.append(upper, finite.ravel()), kinds, 1e-4, nodes=500)
+    return (best if found is None else np.rint(found[:kinds])).astype(np.int64)
+
+
+# -- the solver -------------------------------------------------------------------------------------------------------
+
+
+def _linear(cost: np.ndarray, rows: Any, high: np.ndarray, upper: np.ndarray) -> Any:
+    """Minimise ``cost @ x`` with ``rows @ x <= high`` and 0 <= x <= upper."""
+    from scipy.optimize import linprog
+
+    bounds = np.column_stack([np.zeros(len(cost)), upper])
+    with _silent_stdout():
+        # where shares are even nearly every vertex is degenerate: the simplex method takes minutes, this one a second
+        found = linprog(cost, A_ub=sparse.csr_matrix(rows), b_ub=high, bounds=bounds, method="highs-ipm")
+        if found.status != 0:
+            found = linprog(cost, A_ub=sparse.csr_matrix(rows), b_ub=high, bounds=bounds, method="highs-ds")
+    if found.x is None:
+        raise WorkError(f"the plan's linear programme found no solution ({found.message})")
+    return found
+
+
+def _integer(
+    cost: np.ndarray, rows: Any, high: np.ndarray, upper: np.ndarray, integers: int, gap: float, *, nodes: int = NODES
+) -> np.ndarray | None:
+    """The same with the first ``integers`` whole; None where none was found."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     whole = np.zeros(len(cost))
     whole[:integers] = 1
     with _silent_stdout():
-        result = milp(
+        found = milp(
             cost,
             integrality=whole,
-            bounds=Bounds(np.zeros(len(cost)), np.broadcast_to(upper, len(cost))),
-            constraints=LinearConstraint(sparse.csr_matrix(rows), low, high),
+            bounds=Bounds(np.zeros(len(cost)), upper),
+            constraints=LinearConstraint(sparse.csr_matrix(rows), -np.inf, high),
             options={"mip_rel_gap": gap, "node_limit": nodes},  # unlike a time limit, nodes give the same plan twice
         )
-    if result.x is None:
-        raise WorkError(f"the plan's integer programme found no solution ({result.message})")
-    return result.x
+    return found.x
 
 
 @contextmanager

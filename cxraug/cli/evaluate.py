@@ -85,6 +85,9 @@ def evaluate(
     with_train: Annotated[
         bool, typer.Option("--with-train", help="Judge rows of the training split too, as if they were test rows.")
     ] = False,
+    on: Annotated[
+        str, typer.Option("--on", help="test, or val: the validation rows, with the test rows left unread.")
+    ] = "test",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Metrics per finding and group with patient-clustered intervals, gaps between groups, comparisons of arms."""
@@ -100,7 +103,11 @@ def evaluate(
         raise InputError("--format needs a folder to write to", found=formats, expected="--out FOLDER")
     if out is not None and out.exists() and not out.is_dir():
         raise InputError("--out is a file", file=out, expected="a folder")
-    read = read_predictions(predictions, logits=logits, strict=strict, with_train=with_train)
+    if on not in ("test", "val"):
+        raise InputError("--on is not known", found=on, expected="test or val")
+    if on == "val" and with_train:
+        raise InputError("--on val judges validation rows alone", found="--with-train", expected="one of the two")
+    read = read_predictions(predictions, logits=logits, strict=strict, with_train=with_train, on=on)  # type: ignore[arg-type]
     refuse_one_class(read)
     named = _list(controls) or (read.arms[:1] if len(read.arms) > 1 else [])
     values = {
@@ -204,7 +211,10 @@ def _print_tables(evaluation: Evaluation, out: Path | None) -> None:
     if not console.is_terminal:
         console = Console(width=WIDE)  # a log or a pipe has no width of its own
     info = evaluation.info
-    console.print(f"{info['n_images']:,} test images of {info['n_patients']:,} patients, {len(info['runs'])} run(s)")
+    judged = "validation" if info["judged"] == "val" else "test"
+    console.print(
+        f"{info['n_images']:,} {judged} images of {info['n_patients']:,} patients, {len(info['runs'])} run(s)"
+    )
     for arm in dict.fromkeys(evaluation.cells["arm"]):
         for pair in HEADLINE:
             table = _cells_table(evaluation, arm, pair)

@@ -221,6 +221,7 @@ def evaluate(
         "primary": settings.primary.model_dump() if settings.primary else None,
         "versions": {"cxraug": __version__} | {name: version(name) for name in ("numpy", "scipy", "pandas")},
         "files": list(predictions.sources),
+        "judged": predictions.judged,
         "findings": list(predictions.findings),
         "n_images": len(predictions.table),
         "n_patients": len(predictions.patients),

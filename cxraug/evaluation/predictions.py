@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -52,6 +53,7 @@ class Predictions:
     patients : the rows of each patient.
     sources : name and sha256 of each file. notes : what the reader should know.
     unequal : columns of ``table`` (that of the first run) that another run fills otherwise, and where; no groups.
+    judged : the split that ``table`` is of, test or val.
     """
 
     table: pd.DataFrame
@@ -64,6 +66,7 @@ class Predictions:
     sources: tuple[dict, ...] = ()
     notes: tuple[str, ...] = field(default=())
     unequal: dict[str, str] = field(default_factory=dict)
+    judged: Literal["test", "val"] = "test"
 
     @property
     def n_files(self) -> int:
@@ -82,6 +85,7 @@ def read_predictions(
     logits: bool = False,
     strict: bool = True,
     with_train: bool = False,
+    on: Literal["test", "val"] = "test",
 ) -> Predictions:
     """Read and check prediction tables (contract "Predictions" of the design).
 
@@ -93,6 +97,7 @@ def read_predictions(
     strict : refuse runs with other test images than the first; otherwise the images that all runs hold are kept, and a
         note says how many of how many.
     with_train : judge training rows too, as if they were test rows, and say so; otherwise they are left out.
+    on : the split to judge. ``val`` leaves the test rows out unread: for what is chosen while test waits.
 
     Raises
     ------
@@ -124,9 +129,26 @@ def read_predictions(
                 "the same predictions twice in one arm", file=name, expected="other seeds, or another NAME:"
             )
         held.add((arm, sha256))
+        if on == "val":
+            frame, note = _judge_validation(frame, name)
+            notes.append(note)
         sources.append({"file": name or f"frame {number}", "sha256": sha256})
         frames.append(frame)
-    return _align(frames, [str(source["file"]) for source in sources], tuple(sources), notes, strict=strict)
+    aligned = _align(frames, [str(source["file"]) for source in sources], tuple(sources), notes, strict=strict)
+    return replace(aligned, judged=on)
+
+
+def _judge_validation(frame: pd.DataFrame, name: str | None) -> tuple[pd.DataFrame, str]:
+    """The validation rows in the place of the test rows; thresholds then have no rows to be chosen on."""
+    val = frame["split"] == "val"
+    if not val.any():
+        raise InputError("no validation rows", file=name, column="split", expected="rows with split val")
+    of = f" of {name}" if name else ""
+    note = (
+        f"The {int(val.sum())} validation rows{of} are judged; its {int((frame['split'] == 'test').sum())} test rows "
+        "were not read. What is chosen by these numbers is not tested by them."
+    )
+    return frame[val].assign(split="test"), note
 
 
 def _leave_train(frame: pd.DataFrame, train: pd.Series, name: str | None) -> tuple[pd.DataFrame, str]:

@@ -124,7 +124,8 @@ def subtitle(run: RunFolder) -> str:
     if "n_images" not in info:
         return run.path.resolve().name
     runs = len(info.get("runs") or [])
-    counts = f"{number(info['n_images'], ',d')} test images of {number(info['n_patients'], ',d')} patients"
+    judged = "validation" if info.get("judged") == "val" else "test"
+    counts = f"{number(info['n_images'], ',d')} {judged} images of {number(info['n_patients'], ',d')} patients"
     return f"{run.path.resolve().name} · {counts} · {runs} run{'s' if runs != 1 else ''}"
 
 

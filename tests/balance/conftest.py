@@ -74,3 +74,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, np.nda
     path = make_cohort(settings, folder / "set", workers=1)
     manifest, cache = build_cache(read_manifest(path), folder / "cache", Encoding())
     return manifest, np.asarray(cache.pixels), path
+
+
+@pytest.fixture(scope="session")
+def large() -> Manifest:
+    """Enough patients for AUROCs of validation rows to say something."""
+    return cohort(9000, seed=1)

@@ -241,9 +241,11 @@ def test_refusals(imbalanced: Manifest) -> None:
         PlanSettings.model_validate({"budgets": 3})
     with pytest.raises(ValidationError):
         PlanSettings(budget=0)
-    assert parse_target("floor=200") == 200
-    assert parse_target("median") is None
-    for wrong in ("floor", "floor=0", "floor=-1", "uniform", "median=3"):
+    assert parse_target("floor=200") == {"target": "floor", "floor": 200}
+    assert parse_target("median") == {"target": "floor"}
+    assert parse_target("uniform=0.1") == {"target": "uniform", "prevalence": 0.1}
+    assert parse_target("power=0.05") == {"target": "power", "gap": 0.05}
+    for wrong in ("floor", "floor=0", "floor=-1", "uniform=2", "median=3", "population", "power", "parity=1", "fair"):
         with pytest.raises(InputError, match="--target"):
             parse_target(wrong)
 

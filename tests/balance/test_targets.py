@@ -1,0 +1,245 @@
+"""Every target and every limit of a plan, counted anew; and the words for what cannot be met."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from cxraug.balance.plan import Plan, PlanSettings, make_plan
+from cxraug.balance.power import auroc_variance, detectable_gap, positives_needed
+from cxraug.balance.target import ANY, read_weights
+from cxraug.balance.verification import verify_plan
+from cxraug.errors import InputError
+from cxraug.evaluation.groups import AGE_BINS, group_levels
+from cxraug.studies.manifest import Manifest
+from cxraug.synthesis.prompts import check_plan
+
+
+def train_of(manifest: Manifest) -> Manifest:
+    return manifest.take((manifest.frame["split"] == "train").to_numpy())
+
+
+def verified(plan: Plan, train: Manifest, asked: PlanSettings, n: int | None = None) -> pd.DataFrame:
+    return verify_plan(plan.frame, train, asked, findings=train.findings, groups=plan.groups, age_bins=AGE_BINS, n=n)
+
+
+def prevalence(plan: Plan, train: Manifest, finding: str, group: str = "sex") -> pd.Series:
+    """Of the real and planned studies together, by plain pandas."""
+    both = pd.concat([train.frame, plan.frame.assign(split="train")], ignore_index=True)
+    has = both["labels"].fillna("").str.split("|").map(lambda parts: finding in parts)
+    return has.groupby(group_levels(both, group)).mean()
+
+
+def test_uniform_prevalence(imbalanced: Manifest) -> None:
+    train = train_of(imbalanced)
+    plan = make_plan(train, PlanSettings(target="uniform", prevalence=0.15), groups=["sex"])
+    for finding in ("Cardiomegaly", "Effusion", "Nodule"):
+        assert (prevalence(plan, train, finding) >= 0.15 * 0.98 - 2e-3).all()
+    table = plan.table.set_index(["finding", "group", "level"])
+    assert table.loc[("Nodule", "sex", "F"), "target"] > table.loc[("Nodule", "sex", "F"), "before"]
+    assert check_plan(plan.frame)
+
+
+def test_parity_makes_prevalence_the_same_in_every_level(imbalanced: Manifest) -> None:
+    train = train_of(imbalanced)
+    before = prevalence(make_plan(train, PlanSettings(floor=1, findings=["Nodule"])), train, "Cardiomegaly")
+    assert before["M"] > 2 * before["F"]
+    plan = make_plan(train, PlanSettings(target="parity", findings=["Cardiomegaly"]), groups=["sex"])
+    after = prevalence(plan, train, "Cardiomegaly")
+    assert abs(after["M"] / after["F"] - 1) < 0.06
+    assert after["F"] == pytest.approx(before["M"], rel=0.06)
+    assert any("keeps the wanted shares" in r or "raises Cardiomegaly" in r for r in plan.frame["reason"])
+    few = make_plan(train, PlanSettings(target="parity", findings=["Nodule"]), groups=["age"])
+    assert any("no parity of Nodule over age" in note for note in few.notes)
+
+
+def test_population_weights(imbalanced: Manifest, tmp_path: Path) -> None:
+    train, path = train_of(imbalanced), tmp_path / "weights.csv"
+    path.write_text("group,level,weight\nsex,F,51\nsex,M,49\n")
+    plan = make_plan(train, PlanSettings(target="population", population=str(path)), groups=["sex"])
+    both = pd.concat([train.frame["sex"], plan.frame["sex"]])
+    assert (both == "F").mean() == pytest.approx(0.51, abs=0.012)
+    rows = plan.table[plan.table["finding"] == ANY].set_index("level")
+    assert rows.loc["F", "before"] == (train.frame["sex"] == "F").sum()
+    assert rows.loc["F", "after"] == (both == "F").sum()
+    # what women have is kept: added studies have the label sets of real women
+    women = train.frame["sex"] == "F"
+    real = train.frame.loc[women, "labels"].value_counts(normalize=True)
+    new = plan.frame.loc[plan.frame["sex"] == "F", "labels"].value_counts(normalize=True)
+    assert abs(real["No Finding"] - new["No Finding"]) < 0.06
+    path.write_text("group,level,weight\nsex,F,1\n")
+    with pytest.raises(InputError, match="no weight for a level of sex that the data have"):
+        make_plan(train, PlanSettings(target="population", population=str(path)), groups=["sex"])
+    path.write_text("group,level,weight\nsex,F,1\nsex,F,2\n")
+    with pytest.raises(InputError, match="a level twice"):
+        read_weights(path)
+    path.write_text("group,level,weight\nsex,F,none\n")
+    with pytest.raises(InputError, match="not a weight"):
+        read_weights(path)
+    path.write_text("group,level\nsex,F\n")
+    with pytest.raises(InputError, match="missing column"):
+        read_weights(path)
+
+
+def test_power_target_is_the_fewest_positives_that_show_the_gap(imbalanced: Manifest) -> None:
+    rest = (150.0, 600.0)
+    needed = positives_needed(0.1, 0.8, 400, rest)
+    assert needed is not None
+    assert detectable_gap(0.8, (needed, 400), rest) <= 0.1 < detectable_gap(0.8, (needed - 1, 400), rest)
+    assert positives_needed(0.01, 0.8, 400, rest) is None
+    plan = make_plan(train_of(imbalanced), PlanSettings(target="power", gap=0.12), groups=["sex"])
+    table = plan.table.set_index(["finding", "group", "level"])
+    row = table.loc[("Cardiomegaly", "sex", "F")]
+    other = table.loc[("Cardiomegaly", "sex", "M")]
+    rest = (other["before"], other["studies"] - other["before"])
+    assert row["target"] == positives_needed(0.12, 0.8, row["studies"] - row["before"], rest)
+    assert any("real test studies" in note for note in plan.notes)
+    assert any("cannot show an AUROC gap" in note for note in plan.notes)
+
+
+def test_the_variance_formula_is_that_of_exponential_scores() -> None:
+    """Hanley & McNeil's variance against simulation: exponential scores of rate ratio r have AUROC r / (1 + r)."""
+    rng = np.random.default_rng(0)
+    positives, negatives, auroc = 40, 90, 0.8
+    scores = []
+    for _ in range(1500):
+        x = rng.exponential(auroc / (1 - auroc), positives)
+        y = rng.exponential(1.0, negatives)
+        scores.append((x[:, None] > y).mean())
+    assert np.mean(scores) == pytest.approx(auroc, abs=0.01)
+    assert auroc_variance(auroc, positives, negatives) == pytest.approx(np.var(scores), rel=0.12)
+
+
+CASES = {
+    "floor": {"floor": 60}, "uniform": {"target": "uniform", "prevalence": 0.2}, "parity": {"target": "parity"},
+}  # fmt: skip
+
+
+@settings(max_examples=18, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(sorted(CASES)), seed=st.integers(0, 1000), rows=st.integers(40, 160),
+    budget=st.one_of(st.none(), st.integers(1, 120)), exact=st.booleans(),
+    per_real=st.one_of(st.none(), st.sampled_from([0.5, 1.0, 3.0])),
+    per_prompt=st.one_of(st.none(), st.integers(1, 12)),
+    views=st.one_of(st.none(), st.sampled_from([0.0, 0.05])), crossed=st.booleans(),
+)  # fmt: skip
+def test_every_limit_is_kept_on_random_tables(
+    make_manifest, kind, seed, rows, budget, exact, per_real, per_prompt, views, crossed
+) -> None:
+    rng = np.random.default_rng(seed)
+    sets = ["A", "A|B", "B", "C", "No Finding", "B|C", "A|?B"]
+    train = make_manifest(
+        [
+            {"sex": rng.choice(["F", "M", ""], p=[0.3, 0.6, 0.1]) or np.nan, "age": float(rng.integers(0, 99)),
+             "view": rng.choice(["PA", "AP"]), "patient_id": f"p{rng.integers(0, rows)}",
+             "labels": rng.choice(sets, p=[0.2, 0.05, 0.1, 0.05, 0.5, 0.05, 0.05])}
+            for _ in range(rows)
+        ]
+    )  # fmt: skip
+    n = 30 if exact and kind == "floor" else None
+    asked = PlanSettings(
+        **CASES[kind], budget=budget, per_real=per_real, per_prompt=per_prompt, views_as_real=views,
+        groups=["sex*age"] if crossed else ["sex", "age"],
+    )  # fmt: skip
+    plan = make_plan(train, asked, seed=seed, n=n)
+    found = verified(plan, train, asked, n)
+    assert found["holds"].all(), found.to_string()
+    for reading in plan.programme:
+        if reading["name"] == "worst":
+            assert reading["value"] >= reading["bound"] - 1e-6
+    unmet = plan.table[(plan.table["shortfall"] > 0)]
+    assert (unmet["held_back_by"] != "").all()
+    assert (plan.table.loc[(plan.table["shortfall"] == 0) & (plan.table["excess"] == 0), "held_back_by"] == "").all()
+
+
+def test_the_verifier_sees_what_is_broken(imbalanced: Manifest) -> None:
+    train = train_of(imbalanced)
+    asked = PlanSettings(floor=60, per_real=3, per_prompt=20, views_as_real=0.05, budget=300, groups=["sex"])
+    plan = make_plan(train, asked)
+    assert verified(plan, train, asked)["holds"].all()
+
+    def broken(frame: pd.DataFrame, changed: PlanSettings = asked) -> set[str]:
+        other = Plan(frame, plan.table, [], [], plan.groups)
+        found = verified(other, train, changed)
+        return set(found.loc[~found["holds"], "limit"])
+
+    frame = plan.frame
+    assert broken(frame, asked.model_copy(update={"budget": len(frame) - 1})) == {"budget"}
+    assert any(name.startswith("label sets seen") for name in broken(frame.assign(labels="Nodule|Pneumonia")))
+    assert broken(frame, asked.model_copy(update={"per_prompt": 1})) == {"cap per prompt"}
+    assert "synthetic per real" in broken(frame.assign(labels="Nodule"))
+    assert "views in proportion" in broken(frame.assign(views="Lateral"))
+    assert "rows with an id and a seed of their own" in broken(frame.assign(seed=1))
+
+
+def test_unmet_targets_name_the_limit_that_binds(imbalanced: Manifest) -> None:
+    train = train_of(imbalanced)
+    base = {"floor": 100, "findings": ["Nodule"]}
+
+    def why(**limits: object) -> str:
+        table = make_plan(train, PlanSettings(**base, **limits), groups=["sex"]).table.set_index(["finding", "level"])
+        return str(table.loc[("Nodule", "F"), "held_back_by"])
+
+    real = int(((train.frame["sex"] == "F") & train.frame["labels"].str.contains("Nodule")).sum())
+    assert why() == ""
+    assert why(per_real=2) == f"at most 2 synthetic per real: Nodule in sex F has {real} real"
+    assert why(budget=30) == "the budget of 30 studies"
+    assert "the cap per prompt" in why(per_prompt=3)
+    plan = make_plan(train, PlanSettings(**base, budget=30, per_real=50), groups=["sex"])
+    assert any(note.startswith("without the budget: 2 of the 2 unmet") for note in plan.notes)
+    assert any(note.startswith("without synthetic per real: 0 of the 2 unmet") for note in plan.notes)
+
+
+def test_settings_that_do_not_go_together() -> None:
+    for wrong in (
+        {"target": "parity", "floor": 3}, {"target": "population"}, {"target": "power"}, {"gap": 0.1},
+        {"companions": 1, "per_real": 2}, {"companions": 1, "target": "parity"},
+        {"views": ["PA"], "views_as_real": 0.1},
+    ):  # fmt: skip
+        with pytest.raises(ValidationError):
+            PlanSettings(**wrong)
+
+
+def test_no_report_is_given_twice(make_manifest) -> None:
+    rows = [{"labels": "A", "sex": "F", "age": 50, "report": f"text {i // 2}"} for i in range(24)]
+    rows += [{"labels": "No Finding", "sex": s, "age": 50, "report": "clear"} for s in "FM" for _ in range(30)]
+    plan = make_plan(make_manifest(rows), PlanSettings(floor=60, findings=["A"], reports=True, groups=["sex"])).frame
+    given = plan["report"].dropna()
+    assert set(given) == {f"text {i}" for i in range(12)}  # every caption once, and never that of another label set
+    assert given.is_unique
+    assert make_plan(make_manifest(rows), PlanSettings(floor=60, findings=["A"])).frame["report"].isna().all()
+
+
+def test_donors_take_turns_over_the_whole_plan(imbalanced: Manifest) -> None:
+    train = train_of(imbalanced)
+    plan = make_plan(train, PlanSettings(floor=60, findings=["Nodule"]), groups=["sex"]).frame
+    women = plan[plan["sex"] == "F"]
+    real = train.frame[train.frame["sex"] == "F"]
+    assert women["age"].value_counts().max() <= real["age"].value_counts().max()
+
+
+def test_what_earlier_plans_made_counts_as_there_but_not_as_real(imbalanced: Manifest) -> None:
+    train = train_of(imbalanced)
+    first = make_plan(train, PlanSettings(floor=60, findings=["Nodule"], budget=40), groups=["sex"])
+    made = train.frame.iloc[:0].reindex(range(len(first.frame))).assign(
+        image=first.frame["prompt_id"], study_id=first.frame["prompt_id"], patient_id="syn-" + first.frame["prompt_id"],
+        labels=first.frame["labels"], sex=first.frame["sex"], age=first.frame["age"], view="PA", split="train",
+        source="", synthetic=True,
+    )  # fmt: skip
+    both = pd.concat([train.frame.assign(synthetic=False), made], ignore_index=True)
+    mixed = Manifest(both.astype({"synthetic": bool}), train.root, None, train.findings, train.annotated)
+    asked = PlanSettings(floor=60, findings=["Nodule"], per_real=4)
+    second = make_plan(mixed, asked, groups=["sex"])
+    one, two = (p.table.set_index(["finding", "group", "level"]) for p in (first, second))
+    assert (two["before"] == one["after"]).all()
+    real = ((train.frame["sex"] == "F") & train.frame["labels"].str.contains("Nodule")).sum()
+    women = two.loc[("Nodule", "sex", "F")]
+    assert women["after"] <= real + 4 * real
+    assert verified(second, mixed, asked)["holds"].all()
+    assert any("40 synthetic studies are there already" in note for note in second.notes)
