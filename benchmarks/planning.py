@@ -21,6 +21,7 @@ rarest cell.
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,7 +83,10 @@ def main() -> None:
     fewest = make_plan(train, PlanSettings(floor=options.floor, groups=[GROUP], findings=list(labels.findings)))
     floor_images = len(fewest.frame)
     programmes, checks = [], []
-    for name, settings in plans(options.budget, labels.findings).items():
+    weights = tempfile.TemporaryDirectory()
+    even = Path(weights.name) / "weights.csv"
+    pd.DataFrame({"group": GROUP, "level": sorted(group_levels(train.frame, GROUP).unique()), "weight": 1}).to_csv(even)
+    for name, settings in plans(options.budget, labels.findings, even).items():
         began = time.perf_counter()
         plan = make_plan(train, settings)
         seconds = time.perf_counter() - began
@@ -101,15 +105,18 @@ def main() -> None:
 FLOOR, LIMITED = "plan: floor", "plan: floor, all limits"
 
 
-def plans(budget: int, findings: tuple[str, ...]) -> dict[str, PlanSettings]:
-    """What the plan is asked: the largest floor that the budget allows, the same within limits, and parity."""
+def plans(budget: int, findings: tuple[str, ...], even: Path) -> dict[str, PlanSettings]:
+    """What the plan is asked: every target, floors and parity also within all limits; ``even``: a table of weights."""
     base = {"budget": budget, "groups": [GROUP], "findings": list(findings)}
     limits = {"per_real": 20, "per_prompt": 500, "views_as_real": 0.05}
     return {
         FLOOR: PlanSettings(floor=3000, **base),
         LIMITED: PlanSettings(floor=3000, **base, **limits),
         "plan: parity": PlanSettings(target="parity", **base),
+        "plan: parity, all limits": PlanSettings(target="parity", **base, **limits),
         "plan: uniform prevalence 5 %": PlanSettings(target="uniform", prevalence=0.05, **base),
+        "plan: groups of equal size": PlanSettings(target="population", population=str(even), **base),
+        "plan: power for a gap of 0.05": PlanSettings(target="power", gap=0.05, **base),
     }
 
 
@@ -321,7 +328,7 @@ def print_tables(
     text = "\n\n".join(
         [
             f"Budget {options.budget:,} images.", table(head, rows),
-            f"The programmes ({told}; seconds of the whole plan, other work beside it):", table(solved, programmes),
+            f"The programmes ({told}; seconds of the whole plan):", table(solved, programmes),
             "Limits, counted by the verifier:",
             table(["plan", "limit", "checked", "tightest", "allowed", "found", "holds"], shown),
         ]

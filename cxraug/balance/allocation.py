@@ -14,6 +14,8 @@ from cxraug.balance.programme import Programme, Solution, apportion, solve
 from cxraug.balance.target import ALL, ANY
 
 GOLDEN = 0.6180339887498949
+NEXT = 1 - 1e-6  # a share wanted from both sides is met by either whole number next to it
+MARGIN, MARGIN_SHARE = 3.0, 0.01  # studies, or part of a target, by which a share is met before rounding
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Demand:
 
     ``target`` is what a shortfall is divided by when shortfalls are compared: the studies wanted in total.
     ``gain`` (S, K) is what a study of each kind gives; None: one in ``mask``. ``cell``: its row in the table of cells.
-    ``ratio``: it is about a share, so that other studies move it as well.
+    ``ratio``: it is about a share, so that other studies move it as well. ``margin``: studies by which it is met before
+    studies are made whole; ``slack``: by which whole studies may miss it.
     """
 
     missing: float
@@ -32,6 +35,8 @@ class Demand:
     gain: np.ndarray | None = None
     cell: int = -1
     ratio: bool = False
+    margin: float = 0.0
+    slack: float = 0.0
 
     @property
     def effect(self) -> np.ndarray:
@@ -77,17 +82,19 @@ def list_demands(
 def _share_demands(
     kinds: Kinds, row: dict, at: int, inside: np.ndarray, of: np.ndarray, where: str, tolerance: float
 ) -> list[Demand]:
-    """At least the wanted share, and at most it where both sides count; in studies."""
+    """At least the wanted share; where both sides count, either whole number of studies next to it."""
     found, now = [], row["before"] / max(row["studies"], 1)
     what = f"{row['finding']}{where} ({now:.1%} of {row['share']:.1%})"
     low, high = row["share"] * (1 - tolerance), row["share"] * (1 + tolerance)
     scale = max(row["share"] * row["studies"], 1.0)
+    slack = NEXT if row["both"] else 0.0
+    margin = 0.0 if row["both"] else min(MARGIN, MARGIN_SHARE * scale)
     sides = [(inside & kinds.allowed, inside - low * of, low * row["studies"] - row["before"])]
     if row["both"]:
         sides.append((of & ~inside & kinds.allowed, high * of - inside, row["before"] - high * row["studies"]))
     for mask, gain, missing in sides:
         if mask.any():
-            found.append(Demand(missing, scale, mask, what, gain=gain, cell=at, ratio=True))
+            found.append(Demand(missing, scale, mask, what, gain, at, True, margin, slack))
     return found
 
 
@@ -196,6 +203,8 @@ def _solve(
         upper=upper[useful],
         least=float(least),
         budget=budget,
+        margin=[d.margin for d in demands],
+        slack=[d.slack for d in demands],
     )
     programme = replace(programme, beyond=_out_of_reach(programme, budget is not None))
     solution = solve(programme)

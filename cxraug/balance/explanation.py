@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from cxraug.balance.programme import Programme, relaxed_shortfall
 
 TOLERANCE = 1e-9
 MISSED = 0.5  # studies: a smaller shortfall of a share is rounding
+ROUNDING = "whole studies: a part of one is missing"
 
 
 def held_back_by(made: Allocation, demands: Sequence[Demand]) -> dict[int, str]:
@@ -42,23 +43,24 @@ def held_back_by(made: Allocation, demands: Sequence[Demand]) -> dict[int, str]:
     return found
 
 
-def without_each_limit(made: Allocation) -> list[str]:
-    """Sentences: how many of the unmet targets would be met without each family of limits."""
+def without_each_limit(made: Allocation, demands: Sequence[Demand], short: Collection[int]) -> list[str]:
+    """A sentence: how many of the unmet targets would be met without each family of limits.
+
+    ``short`` : the rows of the table of cells that limits keep under their target.
+    """
     p = made.programme
-    if p is None or p.shortfall(made.solution.counts).max(initial=0.0) <= MISSED:
+    of_cell = {cell: np.array([d.cell == cell for d in demands], dtype=bool) for cell in short}
+    if p is None or not any(asked.any() for asked in of_cell.values()):
         return []
-    unmet = made.solution.missing > MISSED
-    if not unmet.any():
-        return []
-    told = []
+    told, most = [], 0
     families = list(dict.fromkeys(made.families)) + (["per prompt"] if np.isfinite(p.upper).any() else [])
     for family in families:
-        freed = _without(p, made.families, family)
-        met = int((unmet & (relaxed_shortfall(freed) <= MISSED)).sum())
-        told.append(f"without {FAMILIES[family]}: {met} of the {int(unmet.sum())} unmet targets would be met")
-    if len(families) > 1 and not any(f": {int(unmet.sum())} of" in text for text in told):
-        told.append("these limits hold the rest back together")
-    return told
+        missing = relaxed_shortfall(_without(p, made.families, family))
+        met = sum(bool(asked.any() and (missing[asked] <= MISSED).all()) for asked in of_cell.values())
+        told.append(f"{met} without {FAMILIES[family]}")
+        most = max(most, met)
+    together = ", together they hold back the rest" if len(families) > 1 and most < len(of_cell) else ""
+    return [f"{len(of_cell)} targets are held back by limits; met would be {', '.join(told)}{together}"]
 
 
 def _is_own(p: Programme, target: int, limit: int) -> bool:

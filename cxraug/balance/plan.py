@@ -15,7 +15,7 @@ from cxraug.balance.allocation import Allocation, Demand, allocate, list_demands
 from cxraug.balance.census import Census, take_census
 from cxraug.balance.companions import add_companions, wanted_share
 from cxraug.balance.evaluated import Aims, spread_budget
-from cxraug.balance.explanation import held_back_by, without_each_limit
+from cxraug.balance.explanation import ROUNDING, held_back_by, without_each_limit
 from cxraug.balance.kinds import Kinds, list_kinds
 from cxraug.balance.limits import VIEWS, Limit, list_limits
 from cxraug.balance.prompts import askable_views, write_prompts
@@ -133,7 +133,9 @@ def make_plan(
         notes.append("no companions: every label set that can be planned has a wanted finding; name fewer in findings")
     if not (table["target"] > table["before"]).any() and settings.target == "floor":
         notes.append("no finding is under its target" + (": the real proportions are kept" if len(frame) else ""))
-    notes += [*left_out, *_left_blank(census, core_card), *_shortfall_notes(table), *without_each_limit(allocation)]
+    held = (table["shortfall"] > 0) & (table["held_back_by"] != ROUNDING)
+    notes += [*left_out, *_left_blank(census, core_card), *_shortfall_notes(table)]
+    notes += without_each_limit(allocation, demands, np.flatnonzero(held.to_numpy()).tolist())
     if n is not None and len(frame) < n:
         notes.append(f"only {len(frame):,} of {n:,} studies can be planned within the limits")
     readings = [vars(reading) for reading in allocation.solution.readings]
@@ -320,12 +322,15 @@ def _before_after(cells: pd.DataFrame, frame: pd.DataFrame, levels: pd.DataFrame
     )
     total = table["studies"] + studies
     low, high = (cells["share"] * total * (1 + sign * tolerance) for sign in (-1, 1))
-    table["target"] = table["target"].fillna(np.ceil(low - 1e-6))
+    # where both sides count, either whole number next to a share will do
+    down, up = (np.floor(low + 1e-6), np.ceil(high - 1e-6))
+    least = np.where(cells["both"], down, np.ceil(low - 1e-6))
+    table["target"] = table["target"].fillna(pd.Series(least, index=table.index))
     table["shortfall"] = (table["target"] - table["after"]).clip(lower=0)
     table["studies_planned"] = studies
     table["prevalence_before"] = table["before"] / table["studies"].where(table["studies"] > 0)
     table["prevalence_after"] = table["after"] / total.where(total > 0)
-    excess = (table["after"] - np.floor(high + 1e-6)).clip(lower=0)
+    excess = (table["after"] - up).clip(lower=0)
     table["excess"] = excess.where(cells["both"] & table["target"].notna(), 0).astype(np.int64)
     return table
 
@@ -346,7 +351,7 @@ def _held_back(
         if not (row["shortfall"] > 0 or row["excess"] > 0):
             words.append("")
         elif at in asked:
-            words.append(named.get(at, "whole studies: a part of one is missing"))
+            words.append(named.get(at, ROUNDING))
         elif card is not None and row["finding"] not in (*card.findings, "No Finding"):
             words.append(f"the conditions of the core: {card.name} does not know {row['finding']}")
         elif row["finding"] not in seen:

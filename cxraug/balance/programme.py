@@ -22,7 +22,7 @@ from cxraug.errors import WorkError
 
 EXACT_BELOW = 60  # up to so many kinds the integer optimum is searched; above, the relaxed one is rounded
 NODES = 2_000
-MARGIN, MARGIN_SHARE = 3.0, 0.01  # studies, or part of a target, by which shares are met before rounding
+PIVOTS = 5_000
 ROUNDING_NODES = 300  # of the search among the whole numbers next to a relaxed optimum
 SLACK = 1e-6
 LOOSE = 1e-9  # of an optimum that the next reading keeps
@@ -41,6 +41,8 @@ class Programme:
     gain, need : (J, C), (J,); target j wants ``gain[j] @ x >= need[j]`` and tolerates a shortfall, in studies.
     scale : (J,) positive; what a shortfall is divided by.
     beyond : (J,) the part of a shortfall that no plan could avoid; it is set aside before shortfalls are compared.
+    margin : (J,) studies by which fractions of studies meet a target where they can, for whole studies to use up.
+    slack : (J,) studies that whole studies may miss a target by: an exact share lies between two whole numbers.
     rows, most : (I, C), (I,); hard limits ``rows @ x <= most``; x = 0 keeps them.
     upper : (C,) the most studies of a kind, inf for no limit.
     familiarity : (C,) positive; real studies of the kind, smoothed. A study costs 1, more with
@@ -53,6 +55,8 @@ class Programme:
     scale: np.ndarray
     familiarity: np.ndarray
     beyond: np.ndarray
+    margin: np.ndarray
+    slack: np.ndarray
     rows: np.ndarray
     most: np.ndarray
     upper: np.ndarray
@@ -75,14 +79,14 @@ class Programme:
         rows, most = more.pop("rows", np.zeros((0, kinds))), more.pop("most", np.zeros(0))
         if budget is not None:
             rows, most = np.vstack([rows, np.ones(kinds)]), np.append(most, float(budget))
-        more.setdefault("beyond", np.zeros(count))
+        given = (np.asarray(more.pop(name, np.zeros(count)), float) for name in ("beyond", "margin", "slack"))
         more.setdefault("upper", np.full(kinds, np.inf))
         need, scale, known = (np.asarray(a, dtype=float) for a in (need, scale, familiarity))
-        return cls(gain, need, scale, known, rows=rows, most=most, **more)
+        return cls(gain, need, scale, known, *given, rows=rows, most=most, **more)
 
     def shortfall(self, counts: np.ndarray) -> np.ndarray:
-        """(J,) studies missing of each target."""
-        return np.maximum(self.need - self.gain @ counts, 0.0)
+        """(J,) studies that whole ``counts`` miss of each target, beyond its slack."""
+        return np.maximum(self.need - self.slack - self.gain @ counts, 0.0)
 
     def worst(self, counts: np.ndarray) -> float:
         """The largest relative shortfall, what no plan could avoid set aside."""
@@ -108,7 +112,10 @@ class Programme:
 
 @dataclass(frozen=True)
 class Reading:
-    """One reading of the programme: the optimum over fractions of studies, and what the whole studies reach."""
+    """One reading of the programme: the optimum over fractions of studies, and what the whole studies reach.
+
+    Fractions meet an exact share exactly, whole studies up to its slack: by so little their value may be below.
+    """
 
     name: str
     bound: float
@@ -122,14 +129,12 @@ class Solution:
     Attributes
     ----------
     counts : (C,) int64. readings : worst, total and cost.
-    missing : (J,) what the linear programme leaves missing of each target.
     prices : (I,) by how much shortfalls would fall per unit of each limit (0: it does not bind).
     upper_prices : (C,) the same of the limits of single kinds.
     """
 
     counts: np.ndarray
     readings: tuple[Reading, ...] = ()
-    missing: np.ndarray = field(default_factory=lambda: np.zeros(0))
     prices: np.ndarray = field(default_factory=lambda: np.zeros(0))
     upper_prices: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
@@ -145,7 +150,7 @@ def solve(programme: Programme) -> Solution:
     kinds = p.gain.shape[1]
     if kinds == 0 or (not (p.need > SLACK).any() and p.least <= 0):
         nothing = np.zeros(kinds, dtype=np.int64)
-        return Solution(nothing, (), p.shortfall(nothing), np.zeros(len(p.most)), np.zeros(kinds))
+        return Solution(nothing, (), np.zeros(len(p.most)), np.zeros(kinds))
     worst, prices, upper_prices = _least_worst(p)
     second = _linear(*_total_rows(p, worst))
     total, (more, more_upper) = max(float(second.fun), 0.0), _worth(second, len(p.need), kinds)
@@ -155,7 +160,7 @@ def solve(programme: Programme) -> Solution:
     if counts is None:
         counts = _round(p, _with_margin(p, relaxed) if total <= SLACK else relaxed, worst)
     found = (("worst", worst, p.worst(counts)), ("total", total, p.total(counts)), ("cost", bound, p.cost(counts)))
-    return Solution(counts, tuple(Reading(*each) for each in found), second.x[kinds:], prices, upper_prices)
+    return Solution(counts, tuple(Reading(*each) for each in found), prices, upper_prices)
 
 
 def relaxed_shortfall(programme: Programme) -> np.ndarray:
@@ -254,11 +259,10 @@ def _worth(found: Any, targets: int, kinds: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _with_margin(p: Programme, relaxed: np.ndarray) -> np.ndarray:
-    """A relaxed plan (C,) that meets shares with a little to spare, which rounding may use up; else ``relaxed``."""
-    shares = (p.gain % 1 != 0).any(axis=1)
-    if not shares.any():
+    """A relaxed plan (C,) that meets targets by their margins, which rounding may use up; else ``relaxed``."""
+    if not p.margin.any():
         return relaxed
-    wider = replace(p, need=p.need + np.where(shares, np.minimum(MARGIN, MARGIN_SHARE * p.scale), 0.0))
+    wider = replace(p, need=p.need + p.margin)
     if _least_worst(wider)[0] > SLACK:
         return relaxed
     return _least_cost(wider, 0.0, 0.0, _within_reach(wider, 0.0, 0.0))[0]
@@ -278,7 +282,7 @@ def _round(p: Programme, relaxed: np.ndarray, worst: float) -> np.ndarray:
     base[near] = np.maximum(whole[near] - 1, 0)
     room = np.minimum(whole[near] + 2, np.floor(p.upper[near] + SLACK)) - base[near]
     gain, rows = p.gain[:, near], p.rows[:, near]
-    need, most = p.need - p.gain @ base, p.most - p.rows @ base
+    need, most = p.need - p.slack - p.gain @ base, p.most - p.rows @ base
     touched, held = np.flatnonzero((gain != 0).any(axis=1)), np.flatnonzero((rows != 0).any(axis=1))
     start, _, prices = p.price_list()
     price = prices[(whole[near, None] >= start[near]).sum(axis=1) - 1]
@@ -305,6 +309,7 @@ def _round(p: Programme, relaxed: np.ndarray, worst: float) -> np.ndarray:
 
 def _search(p: Programme) -> np.ndarray | None:
     """The integer optimum of all three readings, for few kinds; None where the search gave up."""
+    p = replace(p, need=p.need - p.slack, slack=np.zeros_like(p.slack))
     kinds = p.gain.shape[1]
     above = np.hstack([-p.gain, -p.scale[:, None]])
     below = np.hstack([p.rows, np.zeros((len(p.most), 1))])
@@ -349,10 +354,12 @@ def _linear(cost: np.ndarray, rows: Any, high: np.ndarray, upper: np.ndarray) ->
 
     bounds = np.column_stack([np.zeros(len(cost)), upper])
     with _silent_stdout():
-        # where shares are even nearly every vertex is degenerate: the simplex method takes minutes, this one a second
-        found = linprog(cost, A_ub=sparse.csr_matrix(rows), b_ub=high, bounds=bounds, method="highs-ipm")
+        # the simplex method is two to three times as fast as the interior point, but where nearly every vertex is
+        # degenerate it can take minutes: pivots, unlike seconds, end it at the same place twice
+        matrix, pivots = sparse.csr_matrix(rows), {"maxiter": PIVOTS}
+        found = linprog(cost, A_ub=matrix, b_ub=high, bounds=bounds, method="highs-ds", options=pivots)
         if found.status != 0:
-            found = linprog(cost, A_ub=sparse.csr_matrix(rows), b_ub=high, bounds=bounds, method="highs-ds")
+            found = linprog(cost, A_ub=matrix, b_ub=high, bounds=bounds, method="highs-ipm")
     if found.x is None:
         raise WorkError(f"the plan's linear programme found no solution ({found.message})")
     return found
