@@ -108,7 +108,7 @@ def make_plan(
         notes.append(f"{len(earlier):,} synthetic studies are there already: they count as made, not as real")
     _refuse_unknown_findings(settings, core_card)
     cells, more = want(cells, settings, there) if aims is None else spread_budget(cells, aims, settings, n)
-    notes += more
+    notes += [*more, *_share_notes(cells, settings)]
     views = askable_views(census, settings.views, core_card)
     if settings.views_as_real is not None:
         census = replace(census, frame=census.frame.assign(views=views))
@@ -379,6 +379,14 @@ def _left_blank(census: Census, card: Card | None) -> list[str]:
     views = {v for text in pd.unique(census.frame["views"]) for v in text.split("|")}
     notes += [f"core {card.name} does not know the view {v!r}: left out" for v in sorted(views - set(card.views))]
     return notes
+
+
+def _share_notes(cells: pd.DataFrame, settings: PlanSettings) -> list[str]:
+    """What counts as a share that is met, where shares are wanted."""
+    if "share" not in cells.columns or cells["share"].isna().all():
+        return []
+    next_study = "; either whole number of studies next to that will do" if cells["both"].any() else ""
+    return [f"a share counts as met within {100 * settings.tolerance:g} % of itself{next_study}"]
 
 
 def _shortfall_notes(table: pd.DataFrame) -> list[str]:

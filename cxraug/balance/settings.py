@@ -26,7 +26,8 @@ class PlanSettings(BaseModel):
       around an AUROC of ``auroc``.
 
     ``findings``: those to raise; default those that are short. ``groups``: default the audit's. ``tolerance``: how far
-    from a wanted prevalence or share is close enough, relative.
+    from a wanted prevalence or share is close enough, relative; where both sides count, either whole number of studies
+    next to that will do too.
 
     Limits: ``budget``: the most studies to generate; default as many as the targets need. ``min_label_set``: label sets
     seen in fewer training patients are not planned. ``per_real``: the most synthetic positives per real one, in every

@@ -56,6 +56,12 @@ def register(app: typer.Typer) -> None:
         views_as_real: float | None = typer.Option(
             None, "--views-as-real", help="How far the share of a view may be from the real one, as 0.05."
         ),
+        tolerance: float = typer.Option(
+            0.02, "--tolerance", help="How far a share (uniform, parity, population) may be off, as a part of it."
+        ),
+        companions: float = typer.Option(
+            0.0, "--companions", min=0, help="Studies without the wanted findings, per study with one."
+        ),
         reports: bool = typer.Option(False, "--reports", help="Prompts carry real reports, each at most once."),
         core: str | None = typer.Option(None, "--core", help="Plan only what this core can honour."),
         timed: bool = typer.Option(False, "--time", help="Time the core, and say how many hours the plan takes."),
@@ -86,7 +92,7 @@ def register(app: typer.Typer) -> None:
         settings = _settings(
             **parse_target(target), budget=budget, findings=names(findings), groups=names(groups),
             min_label_set=min_label_set, per_real=per_real, per_prompt=per_prompt, views=names(views) or None,
-            views_as_real=views_as_real, reports=reports,
+            views_as_real=views_as_real, reports=reports, tolerance=tolerance, companions=companions,
         )  # fmt: skip
         _refuse_odd(target, core, timed, evaluation, groups, arm)
         card = None if core is None else _card(core)

@@ -64,12 +64,28 @@ def test_plan_writes_and_prints(app: typer.Typer, table: Path, tmp_path: Path) -
     assert {"before", "target", "planned", "after", "shortfall"} <= set(answer["table"][0])
 
 
+def test_plan_takes_tolerance_and_companions(app: typer.Typer, table: Path, tmp_path: Path) -> None:
+    words = ["plan", str(table), "--groups", "sex", "--json"]
+    shares = [*words, "--target", "parity", "--tolerance", "0.2", "--out", str(tmp_path / "shares")]
+    answer = json.loads(CliRunner().invoke(app, shares, catch_exceptions=False).stdout)
+    assert any("within 20 % of itself" in note for note in answer["notes"])
+    one = ["--findings", "Nodule", "--target", "floor=40", "--companions", "1", "--out", str(tmp_path / "one")]
+    CliRunner().invoke(app, [*words, *one], catch_exceptions=False)
+    planned = pd.read_parquet(tmp_path / "one" / "plan.parquet")
+    beside = planned["reason"].str.startswith("companion")
+    assert beside.sum() == (~beside).sum() > 0
+    assert not planned.loc[beside, "labels"].str.contains("Nodule").any()
+    with pytest.raises(InputError, match="companions go with target: floor or power"):
+        CliRunner().invoke(app, [*shares, "--companions", "1"], catch_exceptions=False)
+
+
 def test_where_and_bad_usage(app: typer.Typer, table: Path, tmp_path: Path) -> None:
     words = ["audit", str(table), "--no-pixels", "--json", "--where", "sex=F", "--out", str(tmp_path / "w")]
     found = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
     assert found["images"] == (pd.read_csv(table)["sex"] == "F").sum()
     for words, message in (
         (["plan", str(table), "--target", "much"], "--target"),
+        (["plan", str(table), "--tolerance", "2"], "--tolerance"),
         (["plan", str(table), "--findings", "Nodul"], r"--findings.*train; found 'Nodul'.*did you mean 'Nodule'"),
         (["audit", str(table), "--no-pixels", "--age-bins", "40,20"], "--age-bins"),
         (["audit", str(table), "--no-pixels", "--groups", "sex", "--where", "sex"], "--where"),

@@ -243,3 +243,14 @@ def test_what_earlier_plans_made_counts_as_there_but_not_as_real(imbalanced: Man
     assert women["after"] <= real + 4 * real
     assert verified(second, mixed, asked)["holds"].all()
     assert any("40 synthetic studies are there already" in note for note in second.notes)
+
+
+def test_a_note_says_when_a_share_is_met(imbalanced: Manifest) -> None:
+    train = train_of(imbalanced)
+    near = "a share counts as met within 5 % of itself"
+    whole = "; either whole number of studies next to that will do"
+    both = make_plan(train, PlanSettings(target="parity", tolerance=0.05, findings=["Cardiomegaly"]), groups=["sex"])
+    assert near + whole in both.notes
+    least = make_plan(train, PlanSettings(target="uniform", prevalence=0.1, tolerance=0.05), groups=["sex"])
+    assert near in least.notes
+    assert not any("share counts" in note for note in make_plan(train, PlanSettings(floor=50), groups=["sex"]).notes)
