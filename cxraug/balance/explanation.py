@@ -26,11 +26,12 @@ def held_back_by(made: Allocation, demands: Sequence[Demand]) -> dict[int, str]:
     if p is None:
         return {}
     missing = p.shortfall(solution.counts)
+    used_up = p.rows @ solution.counts > p.most - 1
     found: dict[int, str] = {}
     for j in np.flatnonzero(missing > MISSED).tolist():
         serving = p.gain[j] > 0
         count = ((p.rows > 0) & serving).any(axis=1)
-        own = [int(i) for i in np.flatnonzero(count) if _is_own(p, j, int(i))]
+        own = [int(i) for i in np.flatnonzero(count & used_up) if _is_own(p, j, int(i))]
         bound = own or [int(i) for i in np.flatnonzero(count & (solution.prices > TOLERANCE))]
         bound.sort(key=lambda i: (p.most[i], i) if own else (-solution.prices[i], i))
         words = list(dict.fromkeys(made.words[i] for i in bound))[: 1 if own else 2]
@@ -64,7 +65,7 @@ def without_each_limit(made: Allocation, demands: Sequence[Demand], short: Colle
 
 
 def _is_own(p: Programme, target: int, limit: int) -> bool:
-    """The limit counts nothing but what serves the target, and is used up by it."""
+    """The limit counts nothing but what serves the target, which is out of reach."""
     serves = p.gain[target] > 0
     return bool(((p.rows[limit] > 0) == serves).all() and p.beyond[target] > 0)
 

@@ -74,7 +74,14 @@ def want(
     if settings.target == "power":
         return _power(empty, settings)
     done = set_targets(cells, floor=settings.floor, findings=settings.findings)
-    return done.assign(share=np.nan, both=False), []
+    healthy = done[(done["finding"] == NO_FINDING) & (done["target"] > done["before"])]
+    notes = []
+    if settings.findings is None and len(healthy):
+        notes.append(
+            f"{NO_FINDING} is wanted as often as in the median level, so that small groups are not filled up with the "
+            "sick alone; name findings to leave it out"
+        )
+    return done.assign(share=np.nan, both=False), notes
 
 
 def set_targets(cells: pd.DataFrame, *, floor: int | None, findings: Sequence[str] | None) -> pd.DataFrame:

@@ -29,6 +29,8 @@ TARGETS_HELP = (
     "or power=AUROC_GAP."
 )
 
+SHOWN = 40  # cells in the terminal
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
@@ -181,16 +183,24 @@ def _print(made: Plan) -> None:
     for text in made.notes:
         console.print(Text(f"note: {text}"))
     table = Table(title="Positive training studies", title_justify="left")
-    for name in ("finding", "cell"):
-        table.add_column(name)
+    wanted = made.table[made.table["target"].notna()]
+    only = wanted["group"].iloc[0] if wanted["group"].nunique() == 1 else None
+    for name in ("finding", only or "cell"):
+        table.add_column(name, no_wrap=True)
     for name in ("before", "target", "planned", "after", "short"):
         table.add_column(name, justify="right", no_wrap=True)
-    wanted = made.table[made.table["target"].notna()]
-    for row in wanted.to_dict("records"):
-        cells = [Text(str(row["finding"])), Text(f"{row['group']} {row['level']}" if row["group"] != "all" else "all")]
+    asked = wanted[(wanted["target"] > wanted["before"]) | (wanted["planned"] > 0)]
+    # the worst ones, where there are too many to be read, in the order of the table
+    relative = (asked["shortfall"] / asked["target"].clip(lower=1)).sort_values(ascending=False, kind="stable")
+    shown = asked.loc[sorted(relative.index[:SHOWN])]
+    for row in shown.to_dict("records"):
+        cell = row["level"] if only or row["group"] == "all" else f"{row['group']} {row['level']}"
+        cells = [Text(str(row["finding"])), Text(str(cell))]
         cells += [Text(number(row[name], ",d")) for name in ("before", "target", "planned", "after", "shortfall")]
         table.add_row(*cells, style="bold" if row["shortfall"] > 0 else None)
     console.print(table)
+    if len(wanted) > len(shown):
+        console.print(f"{len(wanted) - len(shown)} more cells with a target, none of them further from it: in table.csv")
     for words in dict.fromkeys(wanted.loc[wanted["shortfall"] > 0, "held_back_by"]):
         rows = wanted[(wanted["shortfall"] > 0) & (wanted["held_back_by"] == words)]
         named = f"{rows.iloc[0]['finding']}, {rows.iloc[0]['group']} {rows.iloc[0]['level']}"
