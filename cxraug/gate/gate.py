@@ -234,6 +234,7 @@ def gate_set(
             "settings": settings.model_dump(mode="json"),
             **fitted,
             **counted,
+            "rejected": {image: why for image, why in verdicts.reasons.items() if why},  # of every draw
             "fairness": fairness,
             "notes": gate_notes(fitted, settings, fairness, counted, redraws=core is not None),
         }
