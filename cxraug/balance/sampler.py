@@ -81,7 +81,7 @@ class SyntheticOverSampler(BaseOverSampler):
         The view to ask for where ``sensitive_features`` has no column ``view``: PA, or else the core's first.
 
     image_size : int, default=64
-        Side of the images on which ``"gaussian"`` is fitted where X holds paths, and of those it then draws.
+        Where X holds paths: side of the images on which ``"gaussian"`` is fitted, and of those it then draws.
 
     value_range : tuple of (black, white), default=None
         What black and white are in X. By default 0 and 255 for uint8, else (0, 1), (-1, 1), (0, 255), (-1024, 1024)
@@ -89,6 +89,15 @@ class SyntheticOverSampler(BaseOverSampler):
 
     components : int, default=256
         Principal components of ``"gaussian"``.
+
+    gate : None, bool, "default" or GateSettings, default=None
+        Judge what the core draws as ``cxraug gate`` does: copies of X and of each other, labels that independent
+        classifiers do not see, strangers to X. True and ``"default"`` are the gate's default settings with up to 10
+        re-draws. A rejected image is asked for again with the same prompt and another seed, ``max_redraws`` times at
+        most; what then is still missing is an error. The gate is fitted on X, y and ``sensitive_features`` alone,
+        whose column ``patient_id`` says which rows share a patient (without it none do); settings that name networks
+        trained elsewhere are refused. It trains small networks in each call and abstains, with a warning, where too
+        few rows can tell it something: by default there is none. Paths are judged at ``image_size``.
 
     Attributes
     ----------
@@ -100,7 +109,8 @@ class SyntheticOverSampler(BaseOverSampler):
 
     provenance_ : DataFrame of shape (n_synthetic, ...)
         Where each synthetic row comes from, by its row in the result: prompt, seed, core with its SHA-256, the
-        SHA-256 of the pixels (of the file, where a set was written), what it was drawn for, and the donor's row.
+        SHA-256 of the pixels (of the file, where there is a set or a gate), what it was drawn for, the donor's row,
+        and which draw it is (0 is the first; later ones replace what the gate rejected).
 
     sensitive_features_ : DataFrame of shape (n_samples_new, ...)
         ``sensitive_features`` of the result. Synthetic rows have what their prompt asked for and are blank elsewhere:
@@ -114,6 +124,13 @@ class SyntheticOverSampler(BaseOverSampler):
 
     set_folder_ : Path
         The generated set, where X holds paths and something was missing.
+
+    gate_ : dict
+        What the gate was fitted on and did, with a gate: the content of ``gate.json``. Also there after a refusal.
+
+    rejected_ : DataFrame of shape (n_rejected, ...)
+        Images that the gate rejected, in any draw, by the row of the result each was drawn for: ``draw``, ``seed``,
+        ``sha256``, ``reasons`` (joined by ``|``), ``prompt_id``, ``drawn_for``, ``donor``. Also there after a refusal.
 
     value_range_ : tuple of float
         The range in use, where X holds pixel values.
@@ -207,7 +224,8 @@ class SyntheticOverSampler(BaseOverSampler):
         Raises
         ------
         SamplingError
-            A ``ValueError`` and an :class:`cxraug.errors.InputError`: bad X, y or strategy, and what the core refuses.
+            A ``ValueError`` and an :class:`cxraug.errors.InputError`: bad X, y or strategy, what the core refuses, and
+            a class or finding of which the gate accepts too little.
         """
         arrays = ArraysTransformer(X, y)
         with as_value_error():

@@ -187,9 +187,7 @@ class TestWhatItReads:
             done = cross_validate(pipe, paths, y[:, 1], cv=2, return_estimator=True, return_indices=True)
         for k, fitted in enumerate(done["estimator"]):
             seen = folds_seen(next((fitted[0].set_folder_ / "gate").glob("classifier-*")))
-            train, test = (
-                [pixel_sha256(X[i]) for i in done["indices"][part][k]] for part in ("train", "test")
-            )
+            train, test = ([pixel_sha256(X[i]) for i in done["indices"][part][k]] for part in ("train", "test"))
             assert seen.count_images(train) == len(train)
             assert seen.count_images(test) == 0
             assert fitted[0].gate_["real"]["n"] == len(train)
@@ -197,7 +195,7 @@ class TestWhatItReads:
     def test_patients_of_the_sensitive_features_are_kept_together(self) -> None:
         """Two views of a patient look alike: taken for two patients they would excuse copies."""
         X, y = chests(80)
-        noise = np.random.default_rng(1).integers(-3, 4, X.shape)
+        noise = np.random.default_rng(1).integers(-60, 61, X.shape)
         twice = np.concatenate([X, np.clip(X + noise, 0, 255).astype(np.uint8)])
         patients = pd.DataFrame({"patient_id": [f"p{i % 80}" for i in range(160)]})
         classes = np.tile(y[:, 1], 2)
@@ -206,7 +204,7 @@ class TestWhatItReads:
             sampler = sampler_of(ToyCore(), classes, gate=COPIES)
             sampler.fit_resample(twice, classes, sensitive_features=features)
             cutoffs.append(sampler.gate_["checks"]["duplicates"]["null_quantiles"]["0.5"])
-        assert cutoffs[0] > 0.9 > cutoffs[1]
+        assert cutoffs[0] > 1.5 * cutoffs[1]
         assert sampler.sensitive_features_["patient_id"][160:].isna().all()
 
     def test_settings_that_would_read_more_are_refused(self, tmp_path: Path) -> None:
