@@ -6,23 +6,31 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from cxraug.balance.image_rows import as_squares
+from cxraug.balance.refusal import SamplingError
 from cxraug.cores.core import GenerativeCore, Prompt, prompts_from_plan
-from cxraug.errors import WorkError
+from cxraug.errors import InputError, WorkError
 from cxraug.storage import digest
-from cxraug.studies.images import Encoding, encode, pixel_sha256
+from cxraug.studies.images import Encoding, encode, pixel_sha256, read_pixels
 from cxraug.synthesis.prompts import prompt_fields
 
+if TYPE_CHECKING:
+    from cxraug.balance.sampling_gate import Judged, SamplingGate
+
 BATCHES = 8  # of the core's own size, at once: images pass through, and are not all kept twice
+LOCK = ".lock"
 WORK = "{work}"  # in the name of a folder: stands for the digest of plan and core
 PROVENANCE = (
-    "prompt_id", "labels", "sex", "age", "race", "source", "view", "seed", "drawn_for", "donor", "core",
+    "prompt_id", "labels", "sex", "age", "race", "source", "view", "seed", "drawn_for", "donor", "draw", "core",
     "core_version", "core_sha256", "sha256", "prompt",
 )  # fmt: skip
 
@@ -107,27 +115,72 @@ def draw_images(
     return images, digests, prompts
 
 
-def write_images(
-    core: GenerativeCore, plan: pd.DataFrame, out: str
-) -> tuple[Path, list[Path], list[str], list[Prompt]]:
-    """Write the images of ``plan`` as a generated set into ``out``; returns it, the files, their SHA-256, the prompts.
+@dataclass(frozen=True)
+class WrittenImages:
+    """A generated set of a plan: the set's folder, and of each plan row the file, its SHA-256, seed, draw and prompt.
 
-    ``{work}`` in ``out`` becomes the digest of plan and core, so that each fold of a cross-validation has a folder of
-    its own. What an earlier call with the same plan and core finished is not made again.
+    ``judged`` is what the gate found, where there was one.
+    """
+
+    folder: Path
+    files: list[Path]
+    digests: list[str]
+    seeds: list[int]
+    draws: list[int]
+    prompts: list[Prompt]
+    judged: Judged | None
+
+    def pixels(self, size: int) -> np.ndarray:
+        """The images, uint8 (m, size, size)."""
+        return np.stack([encode(read_pixels(file), Encoding(size=size, fit="stretch")) for file in self.files])
+
+
+def write_images(core: GenerativeCore, plan: pd.DataFrame, out: str, gate: SamplingGate | None = None) -> WrittenImages:
+    """Write the images of ``plan`` as a generated set into ``out``, judged and drawn again by ``gate``.
+
+    ``{work}`` in ``out`` becomes the digest of plan, core and gate, so that each fold of a cross-validation has a
+    folder of its own. What an earlier call with the same plan and core finished is not made again.
+
+    Raises :class:`SamplingError` for a folder that cannot be written or holds the work of another call.
     """
     from cxraug.synthesis.generate import first_draw, generate_set
     from cxraug.synthesis.provenance import core_facts
 
     prompts = prompts_from_plan(plan, core.card.findings)
     content = [core_facts(core), [prompt_fields(prompt) for prompt in prompts], plan["seed"].tolist()]
-    folder = generate_set(plan, core, Path(out.replace(WORK, digest(content)[:16])))
-    lines = first_draw(folder)
-    return folder, [folder / line["image"] for line in lines], [line["sha256"] for line in lines], prompts
+    if gate is not None:
+        content.append(gate.settings.model_dump())
+    folder = Path(out.replace(WORK, digest(content)[:16]))
+    for prompt in prompts:
+        core.refuse(prompt)  # before there is a folder
+    with _locked(folder):  # candidates of a search that differ in the classifier alone share a set
+        try:
+            generate_set(plan, core, folder)
+        except InputError as error:
+            if error.file != folder or WORK in out:
+                raise
+            problem = str(error).partition("; expected ")[0]
+            raise SamplingError(problem, expected=f"another out, or {WORK} in its name, a folder per fold") from error
+        judged = None if gate is None else gate.judge(folder, core)
+    lines = first_draw(folder) if judged is None else judged.lines
+    return WrittenImages(
+        folder, [folder / line["image"] for line in lines], [line["sha256"] for line in lines],
+        [line["seed"] for line in lines], [line["draw"] for line in lines], prompts, judged,
+    )  # fmt: skip
+
+
+def _locked(folder: Path) -> AbstractContextManager[object]:
+    """The folder of one call at a time; made where it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / LOCK).acquire()
+    except OSError as error:
+        raise SamplingError("out cannot be written", file=folder, found=error.strerror, expected="a folder") from error
 
 
 def provenance_frame(
     core: GenerativeCore, plan: pd.DataFrame, prompts: Sequence[Prompt], digests: Sequence[str], wanted: np.ndarray,
-    donors: np.ndarray, first_row: int,
+    donors: np.ndarray, first_row: int, draws: Sequence[int] | int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """One row per synthetic image, its index the row of the resampled X: columns ``PROVENANCE``."""
     card = core.card
@@ -137,6 +190,7 @@ def provenance_frame(
             "view": plan["views"].to_numpy(),
             "drawn_for": wanted,
             "donor": donors,
+            "draw": draws,
             "core": card.name,
             "core_version": card.version,
             "core_sha256": card.sha256,

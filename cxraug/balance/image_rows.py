@@ -56,17 +56,22 @@ def image_rows(X: Any) -> ImageRows:
     """
     if issparse(X):
         raise SamplingError("sparse images are not supported", expected="a dense array")
-    array = X.to_numpy() if hasattr(X, "to_numpy") else np.asarray(X)
+    try:
+        array = X.to_numpy() if hasattr(X, "to_numpy") else np.asarray(X)
+    except ValueError:  # of numpy, about an inhomogeneous shape
+        expected = "one shape; or paths, whose images are brought to image_size"
+        raise SamplingError("X holds images of different shapes", expected=expected) from None
     if not array.size:  # in the words of scikit-learn
         what = "0 sample(s)" if not len(array) else f"0 feature(s) (shape={array.shape})"
         raise SamplingError(f"found array with {what} while a minimum of 1 is required.")
     if array.dtype.kind in "US" or (array.dtype == object and isinstance(array.flat[0], (str, os.PathLike))):
-        strange = [entry for entry in array.flat if not isinstance(entry, (str, os.PathLike))]
-        if strange:
-            raise SamplingError("a path is missing", found=strange[0], expected="the path of an image in every row")
-        if array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1):
-            return ImageRows(array, paths=True)
-        raise SamplingError("one path per row is needed", found=f"shape {array.shape}")
+        if array.ndim != 1 and not (array.ndim == 2 and array.shape[1] == 1):
+            raise SamplingError("one path per row is needed", found=f"shape {array.shape}")
+        for row, entry in enumerate(array.flat):
+            if not isinstance(entry, (str, os.PathLike)):
+                raise SamplingError(f"row {row} of X: a path is missing", found=repr(entry),
+                                    expected="the path of an image in every row")  # fmt: skip
+        return ImageRows(array, paths=True)
     if array.dtype == object:
         try:
             array = array.astype(float)
@@ -80,6 +85,13 @@ def image_rows(X: Any) -> ImageRows:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise SamplingError("X contains NaN or infinity", expected="finite pixel values")
     return ImageRows(array, paths=False)
+
+
+def check_files(rows: ImageRows) -> None:
+    """Raise :class:`SamplingError` for the first path (row counted from 0) that is no file, before time is spent."""
+    for row, path in enumerate(rows.flat.tolist()):
+        if not os.path.isfile(path):
+            raise SamplingError(f"row {row} of X: no such image", found=os.fspath(path), expected="an image file")
 
 
 def read_images(paths: Sequence[Any], size: int) -> np.ndarray:

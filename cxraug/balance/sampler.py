@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
 from collections.abc import Mapping
 from numbers import Integral
@@ -14,13 +15,14 @@ from imblearn.over_sampling.base import BaseOverSampler
 from imblearn.utils._validation import ArraysTransformer
 from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_consistent_length, validate_data
 
 from cxraug.balance import drawing
 from cxraug.balance.attributes import asked_attributes, real_attributes, resampled_attributes, sensitive_frame
 from cxraug.balance.image_rows import (
     ImageRows,
+    check_files,
     checked_range,
     from_bytes,
     image_rows,
@@ -29,7 +31,11 @@ from cxraug.balance.image_rows import (
     value_range,
 )
 from cxraug.balance.refusal import SamplingError, as_value_error
+from cxraug.balance.sampling_gate import SamplingGate, gate_settings
 from cxraug.balance.sampling_target import Target, read_target
+from cxraug.gate.settings import GateSettings
+from cxraug.seeds import derive_seed
+from cxraug.studies.images import Encoding, encode, pixel_sha256, read_pixels
 
 if TYPE_CHECKING:
     from cxraug.cores.core import GenerativeCore
@@ -75,7 +81,7 @@ class SyntheticOverSampler(BaseOverSampler):
         The view to ask for where ``sensitive_features`` has no column ``view``: PA, or else the core's first.
 
     image_size : int, default=64
-        Side of the images on which ``"gaussian"`` is fitted where X holds paths, and of those it then draws.
+        Where X holds paths: side of the images on which ``"gaussian"`` is fitted, and of those it then draws.
 
     value_range : tuple of (black, white), default=None
         What black and white are in X. By default 0 and 255 for uint8, else (0, 1), (-1, 1), (0, 255), (-1024, 1024)
@@ -83,6 +89,15 @@ class SyntheticOverSampler(BaseOverSampler):
 
     components : int, default=256
         Principal components of ``"gaussian"``.
+
+    gate : None, bool, "default" or GateSettings, default=None
+        Judge what the core draws as ``cxraug gate`` does: copies of X and of each other, labels that independent
+        classifiers do not see, strangers to X. True and ``"default"`` are the gate's default settings with up to 10
+        re-draws. A rejected image is asked for again with the same prompt and another seed, ``max_redraws`` times at
+        most; what then is still missing is an error. The gate is fitted on X, y and ``sensitive_features`` alone,
+        whose column ``patient_id`` says which rows share a patient (without it none do); settings that name networks
+        trained elsewhere are refused. It trains small networks in each call and abstains, with a warning, where too
+        few rows can tell it something: by default there is none. Paths are judged at ``image_size``.
 
     Attributes
     ----------
@@ -94,7 +109,8 @@ class SyntheticOverSampler(BaseOverSampler):
 
     provenance_ : DataFrame of shape (n_synthetic, ...)
         Where each synthetic row comes from, by its row in the result: prompt, seed, core with its SHA-256, the
-        SHA-256 of the pixels (of the file, where a set was written), what it was drawn for, and the donor's row.
+        SHA-256 of the pixels (of the file, where there is a set or a gate), what it was drawn for, the donor's row,
+        and which draw it is (0 is the first; later ones replace what the gate rejected).
 
     sensitive_features_ : DataFrame of shape (n_samples_new, ...)
         ``sensitive_features`` of the result. Synthetic rows have what their prompt asked for and are blank elsewhere:
@@ -108,6 +124,13 @@ class SyntheticOverSampler(BaseOverSampler):
 
     set_folder_ : Path
         The generated set, where X holds paths and something was missing.
+
+    gate_ : dict
+        What the gate was fitted on and did, with a gate: the content of ``gate.json``. Also there after a refusal.
+
+    rejected_ : DataFrame of shape (n_rejected, ...)
+        Images that the gate rejected, in any draw, by the row of the result each was drawn for: ``draw``, ``seed``,
+        ``sha256``, ``reasons`` (joined by ``|``), ``prompt_id``, ``drawn_for``, ``donor``. Also there after a refusal.
 
     value_range_ : tuple of float
         The range in use, where X holds pixel values.
@@ -138,6 +161,7 @@ class SyntheticOverSampler(BaseOverSampler):
         "image_size": [Interval(Integral, 8, 2048, closed="both")],
         "value_range": [tuple, list, None],
         "components": [Interval(Integral, 1, None, closed="left")],
+        "gate": ["boolean", StrOptions({"default"}), GateSettings, None],
     }
 
     def __init__(
@@ -152,6 +176,7 @@ class SyntheticOverSampler(BaseOverSampler):
         image_size: int = 64,
         value_range: tuple[float, float] | None = None,
         components: int = 256,
+        gate: Any = None,
     ) -> None:
         super().__init__(sampling_strategy=sampling_strategy)
         self.core = core
@@ -162,6 +187,7 @@ class SyntheticOverSampler(BaseOverSampler):
         self.image_size = image_size
         self.value_range = value_range
         self.components = components
+        self.gate = gate
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any) -> SyntheticOverSampler:
@@ -198,7 +224,8 @@ class SyntheticOverSampler(BaseOverSampler):
         Raises
         ------
         SamplingError
-            A ``ValueError`` and an :class:`cxraug.errors.InputError`: bad X, y or strategy, and what the core refuses.
+            A ``ValueError`` and an :class:`cxraug.errors.InputError`: bad X, y or strategy, what the core refuses, and
+            a class or finding of which the gate accepts too little.
         """
         arrays = ArraysTransformer(X, y)
         with as_value_error():
@@ -223,10 +250,13 @@ class SyntheticOverSampler(BaseOverSampler):
         check_consistent_length(rows.array, y)
         target = read_target(y, self.findings)
         validate_data(self, X=X, y="no_validation", reset=True, skip_check_array=True)
-        if rows.paths and self.out is None:
-            raise SamplingError("X holds paths: name a folder for the new images", expected="out=FOLDER")
+        if rows.paths:
+            if self.out is None:
+                raise SamplingError("X holds paths: name a folder for the new images", expected="out=FOLDER")
+            check_files(rows)
         if not rows.paths:
             self.value_range_ = value_range(rows.array) if self.value_range is None else checked_range(self.value_range)
+        gate_settings(self.gate)
         self.sampling_strategy_ = target.missing(self.sampling_strategy)
         return rows, target
 
@@ -234,11 +264,12 @@ class SyntheticOverSampler(BaseOverSampler):
         self, rows: ImageRows, target: Target, frame: pd.DataFrame, donors: np.ndarray, wanted: np.ndarray, seed: int
     ) -> tuple[np.ndarray, pd.DataFrame]:
         """The new rows of X, and what was asked for beside their labels; sets ``provenance_``."""
-        for name in ("core_", "set_folder_"):  # of an earlier call
+        for name in ("core_", "set_folder_", "gate_", "rejected_"):  # of an earlier call
             self.__dict__.pop(name, None)
         if not len(donors):
             self.provenance_ = pd.DataFrame(columns=list(drawing.PROVENANCE))
             return np.zeros(0), pd.DataFrame(columns=["sex", "age", "race", "source", "view"])
+        gate = self._gate(rows, target, frame, seed)
         core = self._open(rows, target, frame)
         asked, left_out = asked_attributes(frame.iloc[donors].reset_index(drop=True), core.card, self.view)
         if left_out:
@@ -248,18 +279,64 @@ class SyntheticOverSampler(BaseOverSampler):
         texts = target.meaning.asked(core.card.findings)[donors]
         plan = drawing.sampling_plan(texts, asked, wanted, seed)
         if rows.paths:
-            out = os.fspath(self.out)
-            self.set_folder_, files, digests, prompts = drawing.write_images(core, plan, out)
+            made = drawing.write_images(core, plan, os.fspath(self.out), gate)
+            self.set_folder_ = made.folder
+            self._tell(core, plan, made, wanted, donors, len(rows))
             kind = str if isinstance(rows.array.flat[0], str) else type(rows.array.flat[0])
-            new = np.array([kind(file) for file in files], dtype=None if kind is str else object)
+            new = np.array([kind(file) for file in made.files], dtype=None if kind is str else object)
         else:
             side = None if self.core == GAUSSIAN else rows.side()
-            images, digests, prompts = drawing.draw_images(core, plan, side)
+            if gate is None:
+                images, digests, prompts = drawing.draw_images(core, plan, side)
+                self.provenance_ = drawing.provenance_frame(core, plan, prompts, digests, wanted, donors, len(rows))
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    made = drawing.write_images(core, plan, os.path.join(folder, "set"), gate)
+                    self._tell(core, plan, made, wanted, donors, len(rows))
+                    images = made.pixels(side or core.card.resolution)
             pixels = images.reshape(len(images), -1)[:, : rows.flat.shape[1]]
             new = from_bytes(pixels, self.value_range_, rows.array.dtype)
         self.core_ = core
-        self.provenance_ = drawing.provenance_frame(core, plan, prompts, digests, wanted, donors, len(rows))
         return new, asked
+
+    def _tell(
+        self, core: GenerativeCore, plan: pd.DataFrame, made: drawing.WrittenImages, wanted: np.ndarray,
+        donors: np.ndarray, n: int,
+    ) -> None:  # fmt: skip
+        """Say where the images of a set come from and what its gate did; raises where it left a class unfilled."""
+        told = drawing.provenance_frame(
+            core, plan.assign(seed=made.seeds), made.prompts, made.digests, wanted, donors, n, made.draws
+        )
+        if made.judged is not None:
+            self.gate_, self.rejected_ = made.judged.summary, made.judged.rejected_frame(told)
+            if cannot := made.judged.cannot():
+                warnings.warn(f"the gate could not check everything: {'; '.join(cannot)}", stacklevel=6)
+            if refusal := made.judged.refusal(core.card.name, wanted):
+                raise refusal
+        self.provenance_ = told
+
+    def _gate(self, rows: ImageRows, target: Target, frame: pd.DataFrame, seed: int) -> SamplingGate | None:
+        """The gate of the rows, which it is fitted on where something is judged."""
+        settings = gate_settings(self.gate)
+        if settings is None:
+            return None
+        if rows.paths:
+            encoding = Encoding(size=self.image_size)
+            native = [read_pixels(path) for path in rows.flat.tolist()]
+            pixels = np.stack([encode(image, encoding) for image in native])
+        else:
+            side = rows.side()
+            if side is None:
+                raise SamplingError("X holds no square images", found=f"shape {rows.array.shape}",
+                                    expected="square images; gate=None takes others")  # fmt: skip
+            encoding = Encoding(size=side, fit="stretch")
+            pixels = to_bytes(rows.flat, self.value_range_).reshape(-1, side, side)
+            native = list(pixels)
+        meaning = target.meaning
+        return SamplingGate(
+            settings, meaning.findings, np.array(meaning.texts, dtype=object)[meaning.codes], frame, pixels,
+            [pixel_sha256(image) for image in native], encoding, self.view, derive_seed("gate of a sampler", seed),
+        )  # fmt: skip
 
     def _open(self, rows: ImageRows, target: Target, frame: pd.DataFrame) -> GenerativeCore:
         """The core to ask: fitted on the rows, opened by name, or as it was given."""

@@ -72,6 +72,9 @@ def read_target(y: Any, findings: Any = None) -> Target:
     array = y.to_numpy() if hasattr(y, "to_numpy") else np.asarray(y)
     if array.ndim == 2 and array.shape[1] > 1:
         return _read_matrix(array, columns, findings)
+    if array.ndim and array.dtype == object and len(blank := np.flatnonzero(pd.isna(array.reshape(-1)))):
+        raise SamplingError(f"row {blank[0]} of y: no class", found=repr(array.reshape(-1)[blank[0]]),
+                            expected="a class in every row; decide unknown labels first")  # fmt: skip
     check_classification_targets(y)
     name = getattr(y, "name", None) if columns is None else columns[0]
     classes = column_or_1d(array)

@@ -234,6 +234,7 @@ def gate_set(
             "settings": settings.model_dump(mode="json"),
             **fitted,
             **counted,
+            "rejected": {image: why for image, why in verdicts.reasons.items() if why},  # of every draw
             "fairness": fairness,
             "notes": gate_notes(fitted, settings, fairness, counted, redraws=core is not None),
         }
@@ -265,7 +266,7 @@ class _Claims:
     def read(self, frame: pd.DataFrame) -> np.ndarray:
         """Labels (n, F) of manifest rows: 1, 0 or NaN."""
         own = frame["source"].fillna("")
-        source = own.where(own != "", frame["prompt_id"].map(self.sources).fillna("").astype("str"))
+        source = own.where(own != "", frame["prompt_id"].map(lambda name: self.sources.get(name, "")).astype("str"))
         return label_matrix(frame["labels"], source, self.findings, self.annotated)
 
     def images(self, frame: pd.DataFrame, pixels: np.ndarray) -> Images:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,6 +70,11 @@ def test_the_checks_that_do_not_apply_fail_for_the_reason_given() -> None:
     assert len(X) == len(y_new) >= 20
     with pytest.raises(ValueError, match="X holds paths"):
         SAMPLER.fit_resample(np.array([["A"], ["B"], ["C"]], dtype=object), [0, 1, 1])
+
+
+def flat_images(paths: list[str]) -> np.ndarray:
+    """Images of paths as rows of numbers from 0 to 1."""
+    return np.stack([read_pixels(path).ravel() / 255 for path in paths])
 
 
 def faces(n: int = 60, side: int = SIDE, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -154,6 +161,41 @@ class TestArrays:
         assert np.array_equal(np.rint(unit * 255), stack)
         assert isinstance(frame, pd.DataFrame)
         assert np.array_equal(frame.to_numpy(), flat)
+
+    @pytest.mark.parametrize(
+        ("kind", "values", "limits"),
+        [
+            ("uint16", lambda X: X.astype(np.uint16) * 257, (0, 65535)),
+            ("int16", lambda X: X.astype(np.int16) * 8 - 1024, (-1024, 1024)),  # as Hounsfield units
+            ("float32", lambda X: ((X - X.mean()) / X.std()).astype(np.float32), None),
+        ],
+    )
+    def test_types_and_real_values_stay(
+        self, kind: str, values: Callable[[np.ndarray], np.ndarray], limits: tuple[int, int] | None
+    ) -> None:
+        X, y = faces()
+        given = values(X)
+        sampler = SyntheticOverSampler(core=CORE, findings=["Mass"], random_state=0)
+        X_new, _ = sampler.fit_resample(given, y[:, 1])
+        drawn = clone(sampler).fit_resample(X, y[:, 1])[0][60:]
+        assert X_new.dtype == kind
+        assert np.array_equal(X_new[:60], given)
+        black, white = sampler.value_range_
+        assert (black, white) == limits or limits is None
+        assert np.allclose(X_new[60:], black + drawn * ((white - black) / 255), atol=0.5 if kind != "float32" else 1e-6)
+
+    @pytest.mark.parametrize(
+        ("X", "message"),
+        [
+            ([np.zeros((9 + i % 2, 9)) for i in range(60)], "X holds images of different shapes; expected one shape"),
+            (np.full((60, 64), np.nan), "X contains NaN"),
+            (np.zeros((60, 9, 9, 3), np.uint8), "bad X; found 'uint8"),
+            (np.zeros((60, 9, 9), bool), "bad X; found 'bool"),
+        ],
+    )
+    def test_images_that_are_refused(self, X: object, message: str) -> None:
+        with pytest.raises(SamplingError, match=message):
+            SyntheticOverSampler().fit_resample(X, [0, 1, 1] * 20)
 
     def test_images_that_are_not_square_go_to_the_gaussian_core_alone(self) -> None:
         X, y = faces()
@@ -256,8 +298,32 @@ class TestManyFindings:
         assert np.array_equal(by_class.fit_resample(X, y[:, 1])[0], X_new)
 
     @pytest.mark.parametrize(
+        "form",
+        [
+            lambda mass: mass.astype(bool),
+            lambda mass: mass.astype(float),
+            lambda mass: np.where(mass, "Mass", "No Finding"),
+            lambda mass: pd.Series(np.where(mass, "sick", "healthy"), dtype="category"),
+            lambda mass: pd.Series(mass).astype("Int64"),
+            lambda mass: pd.DataFrame({"Mass": mass}),
+            lambda mass: mass.tolist(),
+        ],
+    )
+    def test_forms_of_classes_come_back(self, form: Callable[[np.ndarray], Any]) -> None:
+        X, y = faces()
+        given = form(y[:, 1])
+        _, y_new = SyntheticOverSampler(random_state=0).fit_resample(X, given)
+        assert type(y_new) is type(given)
+        assert len(y_new) == 96
+        kinds = {str(getattr(part, "dtypes", getattr(part, "dtype", ""))) for part in (given, y_new)}
+        assert len(kinds) == 1
+        assert sorted(pd.Series(np.asarray(y_new).ravel()).value_counts().tolist()) == [48, 48]
+
+    @pytest.mark.parametrize(
         ("y", "message"),
         [
+            (np.array([None, "Mass", "No Finding"] * 20), "row 0 of y: no class; found 'None'"),
+            (np.zeros(60, int), "more than 1 class"),
             (np.array([[0, 1], [1, -1]] * 30), "row 1 of y, column 1: no 0 or 1; found -1.0"),
             (np.array([[0, 1], [1, np.nan]] * 30), "decide unknown and uncertain labels first"),
             (np.zeros((60, 2), int), "one class only"),
@@ -310,7 +376,7 @@ class TestPaths:
         assert isinstance(first, pd.Series)
         assert first.name == "image"
         assert first.tolist() == again.tolist()
-        with pytest.raises(SamplingError, match="holds a set of other work: plan_sha256"):
+        with pytest.raises(SamplingError, match=r"holds a set of other work: plan_sha256 .*\{work\} in its name"):
             SyntheticOverSampler(random_state=1, **asked).fit_resample(X, y)
 
     def test_pathlib_paths_and_columns_of_paths(self, files: tuple[list[str], np.ndarray], tmp_path: Path) -> None:
@@ -325,10 +391,33 @@ class TestPaths:
 
     def test_paths_that_cannot_be_read(self, files: tuple[list[str], np.ndarray], tmp_path: Path) -> None:
         X, y = files
-        with pytest.raises(SamplingError, match="no such image"):
-            SyntheticOverSampler(out=tmp_path / "set").fit_resample(["gone.png", *X[1:]], y)
+        asked = {"out": tmp_path / "set", "core": CORE, "findings": ["Effusion", "Mass"]}
+        with pytest.raises(SamplingError, match=r"row 3 of X: no such image; found 'gone.png'"):
+            SyntheticOverSampler(**asked).fit_resample([*X[:3], "gone.png", *X[4:]], y)
+        with pytest.raises(SamplingError, match="row 3 of X: a path is missing; found 'None'"):
+            SyntheticOverSampler(**asked).fit_resample([*X[:3], None, *X[4:]], y)
+        (tmp_path / "note.png").write_text("not an image")
+        with pytest.raises(SamplingError, match=r"note\.png: not an image"):
+            SyntheticOverSampler(out=tmp_path / "set").fit_resample([str(tmp_path / "note.png"), *X[1:]], y)
         with pytest.raises(SamplingError, match="out=FOLDER"):
             SyntheticOverSampler().fit_resample(X, y)
+        assert not (tmp_path / "set").exists()
+        with pytest.raises(SamplingError, match=r"note\.png: out cannot be written; found 'File exists'"):
+            SyntheticOverSampler(**{**asked, "out": tmp_path / "note.png"}).fit_resample(X, y)
+
+    def test_images_of_other_sizes_and_depths_are_brought_to_one(
+        self, files: tuple[list[str], np.ndarray], tmp_path: Path
+    ) -> None:
+        X, y = files
+        pixels = read_pixels(X[0])
+        Image.fromarray(np.kron(pixels, np.ones((2, 3), np.uint8))).save(tmp_path / "wide.png")
+        Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+        Image.fromarray(np.dstack([pixels] * 3)).save(tmp_path / "colour.jpg")
+        others = [str(tmp_path / name) for name in ("wide.png", "deep.png", "colour.jpg")]
+        sampler = SyntheticOverSampler(random_state=0, out=tmp_path / "set", image_size=SIDE)
+        X_new, _ = sampler.fit_resample([*others, *X[3:]], y)
+        assert X_new[:3] == others
+        assert {read_pixels(path).shape for path in X_new[60:]} == {(SIDE, SIDE)}
 
 
 class TestSensitiveFeatures:
@@ -396,18 +485,44 @@ class TestLibraries:
         pipe = make_pipeline(SyntheticOverSampler(random_state=0), scaled, LogisticRegression())
         done = cross_validate(pipe, flat, mass, cv=3, scoring="roc_auc", return_estimator=True, return_indices=True)
         assert done["test_score"].min() > 0.8
-        for fitted, rows in zip(done["estimator"], done["indices"]["train"], strict=True):
-            assert len(fitted[0].sample_indices_) == len(rows)
-            assert fitted[0].core_.card.hashes.count_images([pixel_sha256(X[i]) for i in rows]) == len(rows)
-        search = GridSearchCV(pipe, {"syntheticoversampler__components": [2, 20]}, cv=3, scoring="roc_auc")
-        assert search.fit(flat, mass).best_params_["syntheticoversampler__components"] in (2, 20)
+        for k, fitted in enumerate(done["estimator"]):
+            rows, held_out = done["indices"]["train"][k], done["indices"]["test"][k]
+            sampler, seen = fitted[0], fitted[0].core_.card.hashes
+            assert seen.count_images([pixel_sha256(X[i]) for i in rows]) == len(rows)
+            assert seen.count_images([pixel_sha256(X[i]) for i in held_out]) == 0
+            assert sampler.sample_indices_.tolist() == list(range(len(rows)))
+            assert sampler.counts_["before"].tolist() == np.bincount(mass[rows]).tolist()
+            before = sampler.provenance_
+            assert len(fitted.predict(flat[held_out])) == len(held_out), "test rows pass as they are"
+            assert sampler.provenance_ is before
+
+    def test_a_search_over_strategies_in_two_processes(self) -> None:
+        X, y = faces(90)
+        pipe = make_pipeline(SyntheticOverSampler(random_state=0), LogisticRegression(max_iter=300))
+        grid = {"syntheticoversampler__sampling_strategy": [0.4, 1.0, "minority"]}
+        found = [
+            GridSearchCV(pipe, grid, cv=3, scoring="roc_auc", n_jobs=jobs, error_score="raise")
+            .fit(X.reshape(90, -1), y[:, 1])
+            .cv_results_["mean_test_score"]
+            for jobs in (1, 2)
+        ]
+        assert np.array_equal(*found)
+
+    def test_candidates_of_a_search_share_a_set(self, files: tuple[list[str], np.ndarray], tmp_path: Path) -> None:
+        X, y = files
+        sampler = SyntheticOverSampler(random_state=0, out=tmp_path / "{work}", image_size=SIDE)
+        pipe = make_pipeline(sampler, FunctionTransformer(flat_images), LogisticRegression())
+        grid = {"logisticregression__C": [0.01, 0.1, 1.0]}
+        search = GridSearchCV(pipe, grid, cv=3, n_jobs=2, error_score="raise").fit(np.array(X), y[:, 1])
+        assert search.score(X, y[:, 1]) > 0.9
+        assert len(list(tmp_path.iterdir())) == 4, "three folds and the refit"
 
     def test_paths_in_cross_validation_have_a_set_per_fold(
         self, files: tuple[list[str], np.ndarray], tmp_path: Path
     ) -> None:
         X, y = files
         sampler = SyntheticOverSampler(random_state=0, out=tmp_path / "{work}", image_size=SIDE)
-        read = FunctionTransformer(lambda paths: np.stack([read_pixels(p).ravel() / 255 for p in paths]))
+        read = FunctionTransformer(flat_images)
         done = cross_validate(make_pipeline(sampler, read, LogisticRegression()), np.array(X), y[:, 1], cv=3)
         assert len(done["test_score"]) == 3
         assert len(list(tmp_path.iterdir())) == 3
