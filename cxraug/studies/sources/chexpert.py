@@ -65,7 +65,9 @@ def read(folder: Folder, settings: ChexpertSettings) -> Extract:
             pd.concat([e.vocabulary for e in found]).groupby(["label", "finding"], sort=False, as_index=False).sum()
         )
         whole.vocabulary = summed
-    whole.table = Table(frame, first, np.concatenate([extract.table.rows for extract in found]))
+    rows = np.concatenate([extract.table.rows for extract in found])
+    files = np.repeat([str(path) for path, _ in paths], [len(extract.frame) for extract in found])
+    whole.table = Table(frame, first, rows, files=files, called={"image": "Path", "patient_id": "Path"})
     whole.split = frame.pop("part")
     if set(whole.split) == {"train"}:
         whole.notes.append("only train.csv is there, so no row is in val or test: --split patients deals the patients")

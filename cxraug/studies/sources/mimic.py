@@ -65,7 +65,7 @@ def read(folder: Folder, settings: MimicSettings) -> Extract:
         "sex": pd.Series(np.nan, index=study.index, dtype="str"),
         "age": np.nan,
         "labels": labels,
-    }), path, table.rows)  # fmt: skip
+    }), path, table.rows, called={"image": "dicom_id"})  # fmt: skip
     if (odd := view.isna() & table.frame["view"].notna()).any():
         extract.counts["views that are neither PA, AP nor lateral, now unknown"] = int(odd.sum())
     extract.split, extract.split_missing = _official_split(folder, table)

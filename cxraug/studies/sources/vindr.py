@@ -93,6 +93,7 @@ def read(folder: Folder, settings: VindrSettings) -> Extract:
     labelled = [_label(part, given, settings) for part in parts]
     frame = pd.concat([_frame(*both, settings) for both in zip(parts, labelled, strict=True)], ignore_index=True)
     rows = np.concatenate([part.table.rows[part.images.index] for part in parts])
+    files = np.repeat([str(part.table.file) for part in parts], [len(part.images) for part in parts])
     counts = {what: sum(x.counts.get(what, 0) for x in labelled) for x in labelled for what in x.counts}
     counts["boxes of single readers"] = sum(len(part.boxes) for part in parts)
     vocabulary = pd.concat([x.vocabulary for x in labelled]).groupby(["label", "finding"], as_index=False).sum()
@@ -100,7 +101,7 @@ def read(folder: Folder, settings: VindrSettings) -> Extract:
              "is uncertain", "no patient numbers are published: every image is a patient of its own"]  # fmt: skip
     split = frame.pop("part")
     return Extract(
-        Table(frame, path, rows), vocabulary.sort_values(["images", "label"], ascending=[False, True]),
+        Table(frame, path, rows, files=files, called={"image": "image_id"}), vocabulary.sort_values(["images", "label"], ascending=[False, True]),
         annotated_by(given), None if test is None else split, "annotations_test.csv", counts=counts, notes=notes,
         files=folder.read, finish=fill_from_headers,
     )  # fmt: skip

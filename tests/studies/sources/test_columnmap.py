@@ -102,9 +102,9 @@ def test_without_a_terminal_it_says_what_to_name(table: Path, capsys: pytest.Cap
         (["image=FileName", "patient_id=PatientID", "colour=x"], "--map, colour: Extra inputs"),
         (["image=FileName", "patient_id=PatientID", "image.x=1"], "--map; found 'image.x=1'; expected image=COLUMN"),
         (["nowhere.yaml"], "--map is neither KEY=COLUMN nor a file that is there; found 'nowhere.yaml'"),
-        (["image=FileName", "patient_id=PatientID", "sex=Gender"], "row 2, column 'sex': unknown sex.*found '1'"),
+        (["image=FileName", "patient_id=PatientID", "sex=Gender"], "row 2, column 'Gender': unknown sex.*found '1'"),
         (["image=FileName", "patient_id=PatientID", "age=Ward"], "row 2, column 'Ward': age is not a number"),
-        (["image=FileName", "patient_id=PatientID", "view=Ward"], "row 2, column 'view': unknown view.*found 'A'"),
+        (["image=FileName", "patient_id=PatientID", "view=Ward"], "row 2, column 'Ward': unknown view.*found 'A'"),
     ],
 )
 def test_a_wrong_mapping_gives_one_line(

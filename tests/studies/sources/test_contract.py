@@ -273,7 +273,8 @@ def test_repeated_rows_are_counted_and_differing_ones_refused(key: str, tmp_path
     other = other if other != lines[1] else lines[1].replace(",AP,", ",PA,")
     assert other != lines[1]
     (root / layout.table).write_text("\n".join([*lines, other]) + "\n")
-    with pytest.raises(InputError, match=f"row {len(lines) + 1}, column 'image': the same image path twice"):
+    called = {"nih": "Image Index", "chexpert": "Path", "mimic": "dicom_id", "padchest": "ImageID"}[key]
+    with pytest.raises(InputError, match=f"row {len(lines) + 1}, column '{called}': the same image path twice"):
         imported(key, root)
 
 
