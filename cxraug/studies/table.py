@@ -159,7 +159,7 @@ def _read_parquet(path: Path) -> Table:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"not a readable Parquet file ({error})", file=path) from None
     names = [str(n) for n in table.column_names]
-    _check_names(names, path)
+    check_names(names, path)
     metadata: dict[str, Any] = {}
     stored = (table.schema.metadata or {}).get(METADATA_KEY)
     if stored is not None:
@@ -280,7 +280,7 @@ def _read_header(path: Path, unnamed: bool = False) -> list[str]:
             )
     if unnamed:
         names = _with_all_names(names, text)
-    _check_names(names, path)
+    check_names(names, path)
     return names
 
 
@@ -293,7 +293,7 @@ def _with_all_names(names: Sequence[str], text: str) -> list[str]:
     return [name or f"unnamed {position}" for position, name in enumerate(names, 1)]
 
 
-def _check_names(names: Sequence[str], path: Path) -> None:
+def check_names(names: Sequence[str], path: Path) -> None:
     for position, name in enumerate(names, 1):
         if not name and position > 1:  # the first may be the index that pandas' to_csv writes
             raise InputError(

@@ -19,7 +19,7 @@ from cxraug.studies.sources.contract import TRAINVAL, Extract, ImportSettings, S
 from cxraug.studies.sources.folder import Folder, locate
 from cxraug.studies.sources.vocabulary import apply_policy
 from cxraug.studies.splits import split_by_patient
-from cxraug.studies.table import CSV_SUFFIXES, PARQUET_SUFFIXES, Table
+from cxraug.studies.table import CSV_SUFFIXES, PARQUET_SUFFIXES
 
 FRACTIONS = (0.7, 0.1, 0.2)
 FIRST = ("image", "patient_id", "study_id", "view", "sex", "age", "race", "labels", "split", "source", "license")

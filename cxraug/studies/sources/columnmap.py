@@ -166,9 +166,7 @@ def guess_map(table: Table) -> dict[str, Any]:
         if hit or near:
             guess[field] = hit or have[near[0]]
     if "labels" not in guess:
-        found = columns.find_label_columns(
-            table.with_frame(table.frame.drop(columns=list(guess.values())))
-        )
+        found = columns.find_label_columns(table.with_frame(table.frame.drop(columns=list(guess.values()))))
         guess["label_columns"] = {name: name for name in found}
     return guess
 
@@ -196,9 +194,7 @@ def mapped_rows(table: Table, root: Path, settings: MapSettings) -> Extract:
     for field, values in (("sex", asked.sexes), ("view", asked.views), ("split", asked.splits)):
         if field in text and values:
             text[field] = text[field].map(lambda v, known=values: known.get(v, v) or None, na_action="ignore")
-    plain = replace(
-        table, frame=pd.DataFrame({field: text[field].astype("str") for field in wanted}), called=wanted
-    )
+    plain = replace(table, frame=pd.DataFrame({field: text[field].astype("str") for field in wanted}), called=wanted)
     frame = pd.DataFrame({name: columns.required_text(plain, name) for name in ("image", "patient_id")})
     frame["image"] = columns.image_paths(plain, "image", root, root_named=True)
     empty = pd.Series(np.nan, index=frame.index, dtype="str")
@@ -236,11 +232,11 @@ def _no_labels(table: Table, wanted: Mapping[str, str]) -> str:
 
 def _refuse_taken(asked: ColumnMap) -> None:
     """Refuse to keep a column under a name that has a meaning of its own in a manifest, or twice."""
-    taken = {*FIELDS, *FILES, "source", "license", "synthetic"}
+    fields = {*FIELDS, *FILES}
     for at, name in enumerate(asked.keep):
-        if name in taken:
-            raise InputError(f"--map keep={name}: this name has a meaning of its own in a manifest", found=name,
-                             expected=f"--map {name}=COLUMN" if name in {*FIELDS, *FILES} else "another column")  # fmt: skip
+        if name in {*fields, "source", "license", "synthetic"}:
+            raise InputError("--map keep: this name has a meaning of its own in a manifest", found=name,
+                             expected=f"--map {name}=COLUMN" if name in fields else "another column")  # fmt: skip
         if name in asked.keep[:at]:
             raise InputError("--map keep: the same column twice", found=name, expected="each column once")
 

@@ -66,7 +66,8 @@ def read(folder: Folder, settings: ImportSettings) -> Extract:
     counts |= labelled.counts
     frame["boxes"] = name.map(_boxes(folder, counts, set(name))).astype("str")
     split, missing = _official_split(folder, table, name)
-    return Extract(Table(frame, path, table.rows, called={"image": "Image Index"}), labelled.vocabulary, labelled.annotated, split, missing,
+    whole = Table(frame, path, table.rows, called={"image": "Image Index"})
+    return Extract(whole, labelled.vocabulary, labelled.annotated, split, missing,
                    counts=counts, files=folder.read)  # fmt: skip
 
 

@@ -106,7 +106,8 @@ def read(folder: Folder, settings: ImportSettings) -> Extract:
     })  # fmt: skip
     counts |= labelled.counts
     notes = ["reports are Spanish and stemmed, as published", "no official split: patients are dealt by their hash"]
-    return Extract(Table(frame, path, table.rows, called={"image": "ImageID"}), labelled.vocabulary, labelled.annotated, None, "a list of a split",
+    whole = Table(frame, path, table.rows, called={"image": "ImageID"})
+    return Extract(whole, labelled.vocabulary, labelled.annotated, None, "a list of a split",
                    counts=counts, notes=notes, files=folder.read)  # fmt: skip
 
 
