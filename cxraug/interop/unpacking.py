@@ -20,6 +20,7 @@ from cxraug.progress import track
 from cxraug.storage import atomic, digest, file_sha256, read_json, write_json
 from cxraug.studies.sources.assembly import Imported, check_out, import_source
 from cxraug.studies.sources.columnmap import FIELDS, FILES, MapSettings, column_map
+from cxraug.studies.sources.folder import Folder
 from cxraug.studies.table import Table, without_controls
 
 MARK = "unpacked.json"  # in the folder of the images: which shards they are from
@@ -47,13 +48,17 @@ def import_shards(
     check_out(out, fresh)
     table = read_shards(folder)
     root = out.with_name(out.name.rsplit(".", 1)[0] + "-images")
-    work = digest(table.metadata["shards"])
-    _claim(root, work, fresh)
     asked = column_map({name: name for name in (*FIELDS, *FILES) if name in table.frame})
     source = incoming("webdataset", "WebDataset shards", table, [], asked)
     settings = MapSettings.model_validate({"columns": asked, "uncertain": uncertain, "split": split})
+    source.read(Folder(folder), settings)  # every row is checked before anything is written
+    _claim(root, digest(table.metadata["shards"]), fresh)
     _unpack(folder, table, root)
-    return import_source(source, root, out, settings, fresh=fresh)
+    try:
+        return import_source(source, root, out, settings, fresh=fresh)
+    except InputError:  # an image that cannot be opened: the shards still hold what is thrown away here
+        shutil.rmtree(root)
+        raise
 
 
 def read_shards(folder: Path) -> Table:
