@@ -165,10 +165,12 @@ def any_table(
     if not asked and _on_terminal():
         asked = _ask(read_table(table, unnamed=True), guess_map)
     elif not asked:
-        guess = guess_map(read_table(table, unnamed=True))
+        read = read_table(table, unnamed=True)
+        guess = guess_map(read)
         flat = " ".join(f"--map {k}={v}" for k, v in guess.items() if isinstance(v, str))
-        raise InputError("which column holds what?", file=table, expected=f"--map image=COLUMN --map patient_id=COLUMN "
-                         f"...; by their names: {flat or 'none is known'}")  # fmt: skip
+        raise InputError("which column holds what?", file=table, found=", ".join(map(str, read.frame.columns)),
+                         expected=f"--map image=COLUMN --map patient_id=COLUMN ...; by their names: "
+                         f"{flat or 'none is known'}")  # fmt: skip
     columns = column_map(asked)
     given = _settings(CsvSettings, table=table, columns=columns, uncertain=uncertain, split=split,
                       table_only=table_only, mapping=mapping)  # fmt: skip

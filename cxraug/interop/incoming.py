@@ -75,7 +75,9 @@ def table_rows(table: Table, notes: Sequence[str], folder: Folder, settings: Map
         extract.notes.append(f"columns left behind (--map keep=NAME,NAME): {', '.join(rest[:NOT_TAKEN])}{more}")
 
     def finish(kept: pd.DataFrame, root: Path | None) -> tuple[dict[str, int], list[str]]:
-        return ({}, []) if root is None else (_check_files(kept, root), [])
+        if root is not None:
+            _check_files(kept, root)
+        return {}, []
 
     extract.finish = finish
     return extract
@@ -110,17 +112,12 @@ def _renamed(text: str, findings: Mapping[str, str]) -> str:
     return json.dumps([{**box, "label": findings.get(box["label"], box["label"])} for box in boxes])
 
 
-def _check_files(frame: pd.DataFrame, root: Path) -> dict[str, int]:
-    """Refuse what is no image, or a link out of the data folder; masks that are not there are left out and counted."""
+def _check_files(frame: pd.DataFrame, root: Path) -> None:
+    """Refuse what is no image, or a link out of the data folder."""
     inside = os.path.realpath(root).rstrip(os.sep) + os.sep
-    lost = pd.Series(False, index=frame.index)
-    if "mask" in frame:
-        lost = frame["mask"].notna() & ~frame["mask"].map(lambda name: (root / str(name)).is_file())
-        frame["mask"] = frame["mask"].where(~lost)
     names = [*frame["image"], *(frame["mask"].dropna() if "mask" in frame else ())]
     for name in track(names, "checking images"):
         path = root / name
         if not (real := os.path.realpath(path)).startswith(inside):
             raise InputError("a link leads out of the data folder", file=path, found=real, expected="a file in it")
         image_size(path)
-    return {"masks that are not there, left out": int(lost.sum())} if lost.any() else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cxraug.errors import InputError, first_problem
 from cxraug.storage import atomic, parse_yaml
 from cxraug.studies import columns
-from cxraug.studies.labels import NO_FINDING, PRESENT, named_findings, parse_labels
+from cxraug.studies.labels import NO_FINDING, PRESENT, format_labels, named_findings, parse_labels
 from cxraug.studies.sources.ages import read_ages
 from cxraug.studies.sources.contract import Extract, ImportSettings, Source
 from cxraug.studies.sources.folder import Folder
-from cxraug.studies.sources.vocabulary import Labelled, edited, label_columns, label_terms, mapping_table
+from cxraug.studies.sources.vocabulary import (
+    NOTHING,
+    OTHER,
+    Labelled,
+    edited,
+    label_columns,
+    label_terms,
+    mapping_table,
+    targets,
+)
 from cxraug.studies.table import Table, read_table
 
 FIELDS = {
@@ -121,6 +130,8 @@ def parse_map(items: Sequence[str]) -> dict[str, Any]:
             if not isinstance(inner, dict):
                 raise InputError("--map", found=item, expected=f"{name}=COLUMN")
             inner[entry] = value.strip()
+        elif not value.strip() and name not in ("separator", "source", "licence"):
+            raise InputError("--map: no column is named", found=item, expected=f"{name}=COLUMN")
         elif name == "keep":
             result[name] = [part.strip() for part in value.split(",") if part.strip()]
         else:
@@ -190,6 +201,7 @@ def mapped_rows(table: Table, root: Path, settings: MapSettings) -> Extract:
     _refuse_unknown(table, [*wanted.values(), *asked.label_columns, *asked.keep])
     _refuse_taken(asked)
     _refuse_words(asked)
+    _refuse_findings(asked)
     text = {field: table.text(name) for field, name in wanted.items()}
     for field, values in (("sex", asked.sexes), ("view", asked.views), ("split", asked.splits)):
         if field in text and values:
@@ -199,8 +211,8 @@ def mapped_rows(table: Table, root: Path, settings: MapSettings) -> Extract:
     frame["image"] = columns.image_paths(plain, "image", root, root_named=True)
     empty = pd.Series(np.nan, index=frame.index, dtype="str")
     frame["study_id"] = (columns.name(plain, "study_id") if "study_id" in text else empty).fillna(frame["image"])
-    frame["view"] = columns.view(plain) if "view" in text else "unknown"
-    frame["sex"] = columns.sex(plain) if "sex" in text else empty
+    frame["view"] = _said(columns.view, plain, "views", "PA") if "view" in text else "unknown"
+    frame["sex"] = _said(columns.sex, plain, "sexes", "M") if "sex" in text else empty
     frame["age"], counts = read_ages(plain, "age", "age") if "age" in text else (np.nan, {})
     labelled = _labels(table, plain, settings)
     frame["labels"] = labelled.labels
@@ -209,17 +221,45 @@ def mapped_rows(table: Table, root: Path, settings: MapSettings) -> Extract:
             frame[field] = text[field]
     if "mask" in text:
         frame["mask"] = columns.image_paths(plain, "mask", root, root_named=True)
+        lost = frame["mask"].notna() & ~frame["mask"].map(lambda name: (root / str(name)).is_file())
+        if lost.any() and not settings.table_only:
+            frame["mask"] = frame["mask"].where(~lost)
+            counts["masks that are not there, left out"] = int(lost.sum())
     if "boxes" in text:
         frame["boxes"] = columns.boxes(plain)
     for name in asked.keep:
         frame[name] = table.text(name)
     split = None
     if "split" in text and settings.split != "patients" and text["split"].notna().any():
-        split = columns.split(plain, frame["patient_id"], None, (0.7, 0.1, 0.2))
+        split = _said(lambda t: columns.split(t, frame["patient_id"], None, (0.7, 0.1, 0.2)), plain, "splits", "train")
     parts = 99 if frame["image"].str.contains("/").any() else 1  # bare names may lie in any folder
     notes = [] if asked.labels or asked.label_columns else [_no_labels(table, wanted)]
+    notes += _idle(table, asked, wanted)
     return Extract(plain.with_frame(frame), labelled.vocabulary, labelled.annotated, split, "column that --map split "
                    "names", parts, {**counts, **labelled.counts}, notes, files=[table.file])  # fmt: skip
+
+
+def _said(check: Callable[[Table], pd.Series], table: Table, key: str, word: str) -> pd.Series:
+    """A checked column; where a value is refused the message says how ``--map`` tells what it means."""
+    try:
+        return check(table)
+    except InputError as error:
+        if not str(error.found).strip() or error.found == "nothing" or "unknown" not in str(error):
+            raise
+        raise InputError(f"{error}, or --map {key}.{error.found}={word}") from None
+
+
+def _idle(table: Table, asked: ColumnMap, wanted: Mapping[str, str]) -> list[str]:
+    """Notes on words of the map that no row has: a word that was spelt otherwise would be lost silently."""
+    notes = []
+    for key, (field, _) in _WORDS.items():
+        if words := getattr(asked, key):
+            there = set(table.text(wanted[field]).dropna())
+            notes += [f"--map {key}.{word}: no row has this value" for word in words if word not in there]
+    if asked.labels is not None and asked.findings:
+        there = {word for cell in table.text(wanted["labels"]).dropna().unique() for word in _words(cell, asked)}
+        notes += [f"--map findings.{word}: no row has this word" for word in asked.findings if word not in there]
+    return notes
 
 
 def _no_labels(table: Table, wanted: Mapping[str, str]) -> str:
@@ -253,6 +293,31 @@ def _refuse_words(asked: ColumnMap) -> None:
                                  expected="one of " + ", ".join(w or "blank" for w in known))  # fmt: skip
 
 
+def _refuse_findings(asked: ColumnMap) -> None:
+    """Refuse a finding of the map that labels cannot hold, and labels named in two ways."""
+    if asked.labels is not None and asked.label_columns:
+        raise InputError("--map: labels and label_columns", found=asked.labels, expected="one of the two")
+    for key in ("label_columns", "findings"):
+        for word, finding in getattr(asked, key).items():
+            names = targets(finding)
+            if (problem := next((p for name in names if (p := _unwritable(name))), None)) is not None:
+                raise InputError(f"--map {key}.{word}: {problem}", found=finding,
+                                 expected=f"findings (A|B), {OTHER} or {NOTHING}")  # fmt: skip
+
+
+def _unwritable(finding: str) -> str | None:
+    """Why a finding cannot stand in labels, or None."""
+    try:
+        format_labels({finding: PRESENT})
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _words(cell: str, asked: ColumnMap) -> list[str]:
+    return [word for part in cell.split(asked.separator) if (word := part.strip())]
+
+
 def _refuse_unknown(table: Table, names: Sequence[str]) -> None:
     have = [str(c) for c in table.frame.columns]
     for name in names:
@@ -282,10 +347,15 @@ def _labels(table: Table, plain: Table, settings: CsvSettings) -> Labelled:
         return Labelled(text, mapping_table({n: n for n in names}, seen), tuple(names), {})
 
     def words(cell: str) -> list[str]:
-        return [word for part in cell.split(asked.separator) if (word := part.strip())]
+        return _words(cell, asked)
 
     terms = {w for cell in plain.frame["labels"].dropna().unique() for w in words(str(cell))}
     known = edited(asked.findings, settings.mapping)
+    for term in sorted(terms - set(known)):
+        if any(map(_unwritable, targets(term))):
+            has = plain.frame["labels"].map(lambda cell, t=term: t in words(cell), na_action="ignore").eq(True)
+            plain.refuse(has, "labels", f"the word {term!r} cannot be a finding",
+                         expected=f"--map findings.{term}=FINDING, which says what it means")  # fmt: skip
     labels = {**{w: NO_FINDING if w.lower() == NO_FINDING.lower() else w for w in sorted(terms)}, **known}
     return label_terms(plain, "labels", "labels", labels, closed=True, split=words)
 
