@@ -131,7 +131,7 @@ def _rows(extract: Extract, root: Path, settings: ImportSettings) -> tuple[pd.Da
         counts["patients with two sexes, kept as they are"] = int((two > 1).sum())
     if settings.table_only:
         return frame.reset_index(drop=True), counts, frame.iloc[:0][["image", "patient_id"]]
-    found, several = locate(frame["image"], Folder(root).images(), extract.parts)
+    found, several = locate(frame["image"], Folder(root).images(), extract.parts, extract.bare)
     if found.isna().all():
         raise InputError("none of the images is there", file=root, found="no " + frame["image"].iloc[0],
                          expected="the archive's images below the root, or --table-only")  # fmt: skip

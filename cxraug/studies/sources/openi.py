@@ -66,7 +66,7 @@ def read(folder: Folder, settings: ImportSettings) -> Extract:
     if (frame["view"] == "unknown").all():
         notes.append("views: no " + " or ".join(VIEW_TABLES) + " in the root")
     return Extract(Table(frame, place, table.rows), labelled.vocabulary, labelled.annotated, None, "a list of a split",
-                   counts=counts, notes=notes, files=[place, *folder.read])  # fmt: skip
+                   bare=_bare, counts=counts, notes=notes, files=[place, *folder.read])  # fmt: skip
 
 
 def _study(path: Path) -> list[tuple[str, str, str, str, str]]:

@@ -19,15 +19,15 @@ COLUMNS = {
     "study": ("StudyID",),
     "patient": ("PatientID",),
     "labels": ("Labels",),
-}
-OPTIONAL = {
-    "folder": ("ImageDir",),
     "date": ("StudyDate_DICOM",),
     "birth": ("PatientBirth",),
     "sex": ("PatientSex_DICOM",),
     "projection": ("Projection",),
     "report": ("Report",),
     "method": ("MethodLabel",),
+}
+OPTIONAL = {
+    "folder": ("ImageDir",),
     "manufacturer": ("Manufacturer_DICOM",),
 }
 TABLES = ("PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", "PADCHEST_chest_x_ray_images_labels*.csv")
