@@ -70,8 +70,13 @@ def read(folder: Folder, settings: ChexpertSettings) -> Extract:
     files = np.repeat([str(path) for path, _ in paths], [len(extract.frame) for extract in found])
     whole.table = Table(frame, first, rows, files=files, called={"image": "Path", "patient_id": "Path"})
     whole.split = frame.pop("part")
-    if set(whole.split) == {"train"}:
-        whole.notes.append("only train.csv is there, so no row is in val or test: --split patients deals the patients")
+    there = set(whole.split)
+    if settings.split == "official" and "val" not in there:
+        raise InputError("no official split", file=folder.root, found="no valid.csv",
+                         expected="the official files, or --split patients")  # fmt: skip
+    if lost := [part for part in ("val", "test") if part not in there]:
+        files = " and ".join(name for name, part in FILES.items() if part in lost)
+        whole.notes.append(f"without {files} no row is in {' or '.join(lost)}: --split patients deals all patients")
     if settings.demographics is not None:
         folder.read.append(settings.demographics)
         _add_race(whole, settings.demographics)

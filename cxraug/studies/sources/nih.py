@@ -132,7 +132,7 @@ SOURCE = Source(
     key="nih",
     name="nih_cxr14",
     title="NIH ChestX-ray14 (Wang et al. 2017)",
-    licence="unrestricted use; credit the NIH Clinical Center",
+    licence="unrestricted use; link, cite and name the NIH Clinical Center",
     card="nih.md",
     layout={
         "Data_Entry_2017_v2020.csv": "labels, age, sex, view",

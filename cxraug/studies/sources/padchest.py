@@ -130,7 +130,7 @@ SOURCE = Source(
     key="padchest",
     name="padchest",
     title="PadChest (Bustos et al. 2020)",
-    licence="CC BY-SA 4.0 and the PadChest Dataset Research Use Agreement",
+    licence="PadChest Dataset Research Use Agreement (BIMCV)",
     card="padchest.md",
     layout={
         "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv": "labels, reports, age, sex, view",

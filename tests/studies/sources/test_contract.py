@@ -68,7 +68,9 @@ def test_the_mapping_is_in_the_vocabulary_and_kept(key: str, tmp_path: Path) -> 
     reached = {f for finding in kept["finding"] if finding not in (OTHER, NOTHING) for f in finding.split("|")}
     assert set(done.manifest.annotated[source.name]) <= reached
     assert set(done.manifest.findings) <= set(FINDINGS)
-    assert (CARDS / source.card).is_file()
+    card = (CARDS / source.card).read_text()
+    access = next(line for line in card.splitlines() if line.startswith("| Licence and access"))
+    assert re.search(r"\]\(https://", access)  # the page that counts
 
 
 @every
@@ -333,6 +335,66 @@ def test_no_column_is_lost_because_it_was_renamed(key: str, file: str, column: s
     called = re.escape(column)
     with pytest.raises(InputError, match=rf"{re.escape(file)}, row 1, column '{called}': missing column; found .*_2"):
         imported(key, root, table_only=True)
+
+
+MORE_TABLES = {
+    ("chexpert", "people.csv"): ("PATIENT,PRIMARY_RACE\npatient00001,Asian\n", "PRIMARY_RACE"),
+    ("mimic", "mimic_cxr_sectioned.csv"): ("study,impression,findings\ns50414267,Clear.,None\n", "findings"),
+    ("rsna", "x_dicom_headers.csv"): ("PatientID,PatientSex,PatientAge,ViewPosition\nr1,M,51,AP\n", "PatientSex"),
+    ("openi", "nlmcxr_dicom_metadata.csv"): ("imageid,View Position\nCXR1_1_IM-0001-3001,PA\n", "View Position"),
+    ("vindr", "annotations/annotations_test.csv"): (
+        LAYOUTS["vindr"].files["annotations/annotations_test.csv"], "class_name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "file"), MORE_TABLES)
+def test_tables_that_few_have_are_read_as_strictly(key: str, file: str, tmp_path: Path) -> None:
+    text, column = MORE_TABLES[key, file]
+    root = build(key, tmp_path, images=False)
+    settings = {"demographics": root / file} if key == "chexpert" else {}
+    (root / file).write_text(text)
+    plain = imported(key, root, table_only=True, **settings).manifest.digest()
+    (root / file).write_bytes((text + "\n").replace("\n", "\r\n").encode("utf-8-sig"))
+    assert imported(key, root, table_only=True, **settings).manifest.digest() == plain
+    for how in ALL_TABLES:
+        damage, expected = BROKEN[how]
+        (root / file).write_bytes(damage(text, column))
+        with pytest.raises(InputError, match=expected.replace("{c}", re.escape(column))) as caught:
+            imported(key, root, table_only=True, **settings)
+        assert str(root / file) in str(caught.value)
+
+
+def test_reports_of_openi_are_read_as_strictly(tmp_path: Path) -> None:
+    root = build("openi", tmp_path)
+    plain = imported("openi", root).manifest.digest()
+    file, text = root / "ecgen-radiology/2.xml", LAYOUTS["openi"].files["ecgen-radiology/2.xml"]
+    file.write_bytes(("\ufeff" + text.replace("><", ">\r\n<")).encode())
+    assert imported("openi", root).manifest.digest() == plain
+    for data, told in (
+        (text.replace("Clear", "Cl\xe9ar").encode("latin-1"), r"2\.xml, row 1: not well-formed XML"),
+        (text[:80].encode(), r"2\.xml, row 1: not well-formed XML"),
+        (b"", r"2\.xml, row 1: not well-formed XML"),
+        (text.replace("uId", "uid").encode(), r'2\.xml: no uId; expected <uId id="CXR1"/>'),
+        (b'<!DOCTYPE x [<!ENTITY a "b">]>' + text.encode(), r"2\.xml: entities in the XML"),
+    ):
+        file.write_bytes(data)
+        with pytest.raises(InputError, match=told):
+            imported("openi", root)
+    for file in (root / "ecgen-radiology").glob("*.xml"):
+        file.write_text(LAYOUTS["openi"].files[f"ecgen-radiology/{file.name}"].replace("MeSH", "Mesh"))
+    with pytest.raises(InputError, match="no study has MeSH terms"):
+        imported("openi", root)
+
+
+def test_chexpert_without_its_validation_set_says_so(tmp_path: Path) -> None:
+    root = build("chexpert", tmp_path)
+    assert "without test.csv no row is in test: --split patients deals all patients" in imported(
+        "chexpert", root).record["notes"]  # fmt: skip
+    (root / "valid.csv").unlink()
+    with pytest.raises(InputError, match=r"no official split; found 'no valid\.csv'"):
+        imported("chexpert", root, split="official")
+    assert any("without valid.csv and test.csv no row is in val or test" in n
+               for n in imported("chexpert", root).record["notes"])  # fmt: skip
 
 
 def test_a_renamed_label_of_vindr_is_refused_by_its_name(tmp_path: Path) -> None:
