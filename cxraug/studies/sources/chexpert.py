@@ -75,8 +75,8 @@ def read(folder: Folder, settings: ChexpertSettings) -> Extract:
         raise InputError("no official split", file=folder.root, found="no valid.csv",
                          expected="the official files, or --split patients")  # fmt: skip
     if lost := [part for part in ("val", "test") if part not in there]:
-        files = " and ".join(name for name, part in FILES.items() if part in lost)
-        whole.notes.append(f"without {files} no row is in {' or '.join(lost)}: --split patients deals all patients")
+        names = " and ".join(name for name, part in FILES.items() if part in lost)
+        whole.notes.append(f"without {names} no row is in {' or '.join(lost)}: --split patients deals all patients")
     if settings.demographics is not None:
         folder.read.append(settings.demographics)
         _add_race(whole, settings.demographics)

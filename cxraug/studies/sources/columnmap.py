@@ -328,7 +328,7 @@ def _refuse_unknown(table: Table, names: Sequence[str]) -> None:
                              expected="the columns that --map names" + hint)  # fmt: skip
 
 
-def _labels(table: Table, plain: Table, settings: CsvSettings) -> Labelled:
+def _labels(table: Table, plain: Table, settings: MapSettings) -> Labelled:
     """Labels from one column of words, from one column per finding, or none."""
     asked = settings.columns
     if asked.label_columns:

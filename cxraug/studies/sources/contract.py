@@ -58,11 +58,11 @@ class Extract:
     split : (n,) ``train``, ``val``, ``test`` or ``trainval``; None where the source publishes no split, or its file is
         not there (``split_missing`` says which).
     parts : how many parts of ``image``, from its end and without suffix, name the file wherever it lies.
-    bare : names (n,) to what is the same in all releases, where these call the same file differently.
     counts : what was odd, each with its number of images (rows for repeated ones).
     notes : sentences the user should read.
     finish : called last with the kept rows and the root, which is None where no file may be opened (tables only): may
         fill columns from the files and returns counts and notes.
+    bare : names (n,) to what is the same in all releases, where these call the same file differently.
     """
 
     table: Table
@@ -71,12 +71,12 @@ class Extract:
     split: pd.Series | None = None
     split_missing: str = ""
     parts: int = 1
-    bare: Callable[[pd.Series], pd.Series] | None = None
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     finish: Callable[[pd.DataFrame, Path | None], tuple[dict[str, int], list[str]]] | None = None
     by_source: dict[str, tuple[str, ...]] | None = None
+    bare: Callable[[pd.Series], pd.Series] | None = None
 
     @property
     def frame(self) -> pd.DataFrame:

@@ -100,9 +100,9 @@ def read(folder: Folder, settings: VindrSettings) -> Extract:
     notes = [f"a finding or box counts where {settings.least} of an image's readers mark it; a finding that fewer mark "
              "is uncertain", "no patient numbers are published: every image is a patient of its own"]  # fmt: skip
     split = frame.pop("part")
-    whole = Table(frame, path, rows, files=files, called={"image": "image_id"})
+    table = Table(frame, path, rows, files=files, called={"image": "image_id"})
     return Extract(
-        whole, vocabulary.sort_values(["images", "label"], ascending=[False, True]),
+        table, vocabulary.sort_values(["images", "label"], ascending=[False, True]),
         annotated_by(given), None if test is None else split, "annotations_test.csv", counts=counts, notes=notes,
         files=folder.read, finish=fill_from_headers,
     )  # fmt: skip
