@@ -28,6 +28,12 @@ TableOnly = Annotated[bool, typer.Option("--table-only", help="Import the tables
 Mapping = Annotated[Path | None, typer.Option("--mapping", help="An edited NAME.mapping.csv (label, finding).")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Replace an existing manifest.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the record of the import as JSON.")]
+Maps = Annotated[
+    list[str],
+    typer.Option(
+        "--map", help="KEY=COLUMN (image=File, label_columns.Edema=Edema, sexes.1=M), or a kept mapping. Repeatable."
+    ),
+]
 OUT = Path("manifest.parquet")
 
 
@@ -47,6 +53,8 @@ def register(app: typer.Typer) -> None:
     group.command("vindr")(vindr)
     group.command("siim")(siim)
     group.command("csv")(any_table)
+    group.command("hf")(image_folder)
+    group.command("webdataset")(shards)
 
 
 def _plain_command(key: str) -> Any:
@@ -134,11 +142,7 @@ def siim(
 
 def any_table(
     table: Path = typer.Argument(..., help="A table with one row per image (.csv, .csv.gz or .parquet)."),
-    map_: list[str] = typer.Option(
-        [],
-        "--map",
-        help="KEY=COLUMN (image=File, label_columns.Edema=Edema, sexes.1=M), or a kept mapping. Repeatable.",
-    ),
+    map_: Maps = [],  # noqa: B006
     root: Path | None = typer.Option(None, "--root", help="Folder that image paths start from; default: the table's."),
     out: Out = OUT,
     uncertain: Uncertain = "keep",
@@ -161,10 +165,12 @@ def any_table(
     if not asked and _on_terminal():
         asked = _ask(read_table(table, unnamed=True), guess_map)
     elif not asked:
-        guess = guess_map(read_table(table, unnamed=True))
+        read = read_table(table, unnamed=True)
+        guess = guess_map(read)
         flat = " ".join(f"--map {k}={v}" for k, v in guess.items() if isinstance(v, str))
-        raise InputError("which column holds what?", file=table, expected=f"--map image=COLUMN --map patient_id=COLUMN "
-                         f"...; by their names: {flat or 'none is known'}")  # fmt: skip
+        raise InputError("which column holds what?", file=table, found=", ".join(map(str, read.frame.columns)),
+                         expected=f"--map image=COLUMN --map patient_id=COLUMN ...; by their names: "
+                         f"{flat or 'none is known'}")  # fmt: skip
     columns = column_map(asked)
     given = _settings(CsvSettings, table=table, columns=columns, uncertain=uncertain, split=split,
                       table_only=table_only, mapping=mapping)  # fmt: skip
@@ -174,6 +180,62 @@ def any_table(
     _say(done, out, as_json)
     if not as_json:
         typer.echo(f"again: cxraug import csv {table} --map {kept} --out {out} --fresh")
+
+
+def image_folder(
+    folder: Path = typer.Argument(..., help="The image folder."),
+    map_: Maps = [],  # noqa: B006
+    out: Out = OUT,
+    uncertain: Uncertain = "keep",
+    split: Split = "auto",
+    table_only: TableOnly = False,
+    mapping: Mapping = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """A Hugging Face image folder: metadata.csv, .jsonl or .parquet with file_name; or one folder per class.
+
+    What cxraug exported comes back as it was. Of others the columns patient_id, labels, sex, age, view, race, report,
+    study_id and split are taken where they have these names, and by --map where they have others; splits are also
+    folders. A patient is needed: --map patient_id=file_name where no patient has two images.
+    """
+    from cxraug.interop.incoming import folder_map, incoming
+    from cxraug.interop.metadata import read_metadata
+    from cxraug.studies.sources.assembly import beside, check_out, import_source
+    from cxraug.studies.sources.columnmap import MapSettings, column_map, guess_map, parse_map, write_map
+    from cxraug.studies.sources.folder import Folder
+
+    check_out(out, fresh)
+    table, notes = read_metadata(Folder(folder).root)
+    asked = parse_map(map_)
+    if not asked and "patient_id" not in table.frame and _on_terminal():
+        asked = _ask(table, guess_map)
+    columns = column_map(folder_map(table, asked))
+    given = _settings(MapSettings, columns=columns, uncertain=uncertain, split=split, table_only=table_only,
+                      mapping=mapping)  # fmt: skip
+    source = incoming("hf", "Hugging Face image folder", table, notes, columns)
+    done = import_source(source, folder, out, given, fresh=fresh)
+    if not table.metadata:
+        write_map(columns, beside(out, "map.yaml"))
+    _say(done, out, as_json)
+    if not as_json and not table.metadata:
+        typer.echo(f"again: cxraug import hf {folder} --map {beside(out, 'map.yaml')} --out {out} --fresh")
+
+
+def shards(
+    folder: Path = typer.Argument(..., help="The folder of an export: shards.json and the tar files it lists."),
+    out: Out = OUT,
+    uncertain: Uncertain = "keep",
+    split: Split = "auto",
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """WebDataset shards that cxraug exported; images and masks go to NAME-images beside the manifest."""
+    from cxraug.interop.unpacking import import_shards
+    from cxraug.studies.sources.contract import ImportSettings
+
+    _settings(ImportSettings, uncertain=uncertain, split=split)
+    _say(import_shards(folder, out, uncertain=uncertain, split=split, fresh=fresh), out, as_json)
 
 
 def _on_terminal() -> bool:

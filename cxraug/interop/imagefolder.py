@@ -14,18 +14,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 
-from cxraug.errors import InputError
+from cxraug.interop.metadata import FILE, MASK, METADATA, OBJECTS
 from cxraug.interop.placement import place
-from cxraug.interop.rows import Y, exported_frame, finding_columns, refuse_columns
+from cxraug.interop.rows import exported_frame, finding_columns, refuse_columns
 from cxraug.interop.settings import ExportSettings
 from cxraug.progress import track
 from cxraug.storage import atomic
-from cxraug.studies.columns import path_inside
 from cxraug.studies.manifest import Manifest
+from cxraug.studies.table import METADATA_KEY
 
 FOLDERS = {"train": "train", "val": "validation", "test": "test"}
-METADATA = "metadata.parquet"
-FILE, MASK, OBJECTS = "file_name", "mask_file_name", "objects"
 PER_FOLDER = 1000  # the hub takes at most 10,000 files in a folder
 _OBJECTS = pa.struct([("bbox", pa.list_(pa.list_(pa.float64()))), ("category", pa.list_(pa.string()))])
 
@@ -50,56 +48,14 @@ def write_image_folder(manifest: Manifest, out: Path, settings: ExportSettings) 
         [None if m is None else str(m.relative_to(out)) for m in masks],
     )
     whole = pd.concat([made, finding_columns(manifest)], axis=1)
+    known = {"findings": manifest.findings, "annotated": manifest.annotated}  # for the way back
+    about = {METADATA_KEY: json.dumps(known, sort_keys=True).encode()}
     for split, folder in FOLDERS.items():
         rows = whole[whole["split"] == split]
         if len(rows):
             with atomic(out / folder / METADATA) as temporary:
-                pa_parquet.write_table(_metadata(rows, folder), temporary)
+                pa_parquet.write_table(_metadata(rows, folder).replace_schema_metadata(about), temporary)
     return made, {"splits": {FOLDERS[str(k)]: int(v) for k, v in frame["split"].value_counts().items()}}
-
-
-def read_image_folder(folder: str | Path) -> pd.DataFrame:
-    """The rows of an image folder that cxraug wrote, in the order of its manifest; ``image`` is relative to ``folder``.
-
-    Raises :class:`InputError` for a folder without ``metadata.parquet`` and for a file name that leads out of it.
-    """
-    folder = Path(folder)
-    parts = []
-    for split in FOLDERS.values():
-        path = folder / split / METADATA
-        if not path.is_file():
-            continue
-        frame = _table(path)
-        if FILE not in frame:
-            raise InputError("missing column", file=path, column=FILE)
-        for column, name in ((FILE, "image"), (MASK, "mask")):
-            if column in frame:
-                frame[name] = _inside(frame[column], path, split)
-        parts.append(frame.drop(columns=[FILE, MASK, OBJECTS], errors="ignore"))
-    if not parts:
-        raise InputError("not an image folder", file=folder, expected=f"a folder with train/{METADATA}")
-    whole = pd.concat(parts, ignore_index=True)
-    whole = whole.drop(columns=[name for name in whole if str(name).startswith(Y)])
-    return whole.sort_values("image", key=lambda names: names.str.extract(r"([^/]*)$")[0], ignore_index=True)
-
-
-def _table(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"not a readable Parquet file ({error})", file=path) from None
-
-
-def _inside(names: pd.Series, path: Path, split: str) -> pd.Series:
-    found: list[str | None] = []
-    for row, name in enumerate(names, 1):
-        inside = (
-            path_inside(name, str(path.parent.absolute()), "/", root_named=False) if isinstance(name, str) else None
-        )
-        if isinstance(name, str) and inside is None:
-            raise InputError("path leads out of the folder", file=path, row=row, column=str(names.name), found=name)
-        found.append(None if inside is None else f"{split}/{inside}")
-    return pd.Series(found, dtype="str")
 
 
 def _masks(manifest: Manifest, out: Path, settings: ExportSettings) -> list[Path | None]:

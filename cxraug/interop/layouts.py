@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cxraug.interop.imagefolder import FOLDERS, METADATA
+from cxraug.interop.imagefolder import FOLDERS
+from cxraug.interop.metadata import METADATA
 from cxraug.interop.setfacts import SetFacts
 from cxraug.storage import file_sha256
 from cxraug.synthesis.assembly import CARD_FILES, MANIFEST, PROVENANCE

@@ -9,24 +9,20 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from cxraug.errors import InputError
-from cxraug.interop.placement import JPEG, PNG, content
-from cxraug.interop.rows import Y, exported_frame, finding_columns, frame_of, records, refuse_columns
+from cxraug.interop.placement import content
+from cxraug.interop.rows import Y, exported_frame, finding_columns, records, refuse_columns
 from cxraug.interop.settings import ExportSettings
 from cxraug.progress import track
-from cxraug.storage import atomic, file_sha256, read_json, write_json
+from cxraug.storage import atomic, file_sha256, write_json
 from cxraug.studies.manifest import Manifest
 
 INDEX = "shards.json"
 KEY = 8  # digits
-MAX_MEMBER = 1 << 30  # bytes of one member of a shard that is read
-_SUFFIXES = {PNG, JPEG}
 
 
 def write_shards(manifest: Manifest, out: Path, settings: ExportSettings) -> tuple[None, dict[str, Any]]:
@@ -51,38 +47,6 @@ def write_shards(manifest: Manifest, out: Path, settings: ExportSettings) -> tup
     index = [{"shard": name, "images": len(rows), "sha256": file_sha256(out / name)} for name, rows in shards]
     write_json(out / INDEX, {"shards": index, "findings": manifest.findings, "annotated": manifest.annotated})
     return None, {"shards": len(shards)}
-
-
-def read_shards(folder: str | Path, out: str | Path) -> Path:
-    """Unpack shards that cxraug wrote into a manifest: ``out/manifest.parquet``, ``out/images``; returns its path.
-
-    Members other than those that an export writes are refused, whatever they are called: nothing leaves ``out``.
-    """
-    folder, out = Path(folder), Path(out)
-    if not (folder / INDEX).is_file():
-        raise InputError("not an export of shards", file=folder, expected=f"a folder with {INDEX}")
-    index = read_json(folder / INDEX)
-    rows: dict[str, dict[str, Any]] = {}
-    for shard in track(_shard_names(index, folder / INDEX), "reading shards"):
-        try:
-            with tarfile.open(folder / shard, "r:") as archive:
-                for key, suffix, data in _read(archive, folder / shard):
-                    _take(rows.setdefault(key, {}), key, suffix, data, out)
-        except (tarfile.TarError, OSError) as error:
-            raise InputError(f"not a readable shard ({error})", file=folder / shard) from None
-    order = sorted(rows)
-    bad = next((key for key in order if {"image", "patient_id"} - rows[key].keys()), None)
-    if bad is not None:
-        raise InputError("a row without an image or its json", file=folder, found=bad)
-    frame = frame_of(rows[key] for key in order)
-    path = out / "manifest.parquet"
-    known = index.get("annotated")
-    findings = tuple(map(str, index.get("findings") or ()))
-    try:
-        Manifest(frame, out, None, findings, known if isinstance(known, dict) else {}).save(path)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise InputError(f"rows that make no table ({error})", file=folder) from None
-    return path
 
 
 def _cut(manifest: Manifest, settings: ExportSettings) -> Iterator[tuple[str, np.ndarray]]:
@@ -120,47 +84,3 @@ def _members(manifest: Manifest, rows: np.ndarray, facts: list[dict[str, Any]]) 
         if has:
             yield f"{key}.mask.png", content(next(masks))[0]
         yield f"{key}.json", json.dumps(facts[row], sort_keys=True, ensure_ascii=False).encode()
-
-
-def _shard_names(index: Any, path: Path) -> list[str]:
-    try:
-        names = [str(entry["shard"]) for entry in index["shards"]]
-    except (TypeError, KeyError):
-        raise InputError("not an index of shards", file=path) from None
-    for name in names:
-        if PurePosixPath(name).name != name or not name.endswith(".tar"):
-            raise InputError("path leads out of the folder", file=path, found=name, expected="the name of a tar file")
-    return names
-
-
-def _read(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, bytes]]:
-    for member in archive:
-        key, dot, suffix = member.name.partition(".")
-        known = (
-            key.isascii()
-            and key.isdigit()
-            and len(key) <= 2 * KEY
-            and dot + suffix in {*_SUFFIXES, ".mask.png", ".json"}
-        )
-        if not member.isreg() or not known or member.size > MAX_MEMBER:
-            raise InputError("not a member that an export writes", file=path, found=member.name,
-                             expected="<digits>.png, .jpg, .mask.png or .json")  # fmt: skip
-        stream = archive.extractfile(member)
-        yield key, dot + suffix, b"" if stream is None else stream.read()
-
-
-def _take(row: dict[str, Any], key: str, suffix: str, data: bytes, out: Path) -> None:
-    """One member into the row of its key: columns, or a file in ``out``."""
-    if suffix == ".json":
-        try:
-            facts = json.loads(data)
-        except (ValueError, RecursionError):
-            raise InputError("not valid JSON", found=f"{key}.json") from None
-        if not isinstance(facts, dict):
-            raise InputError("not a row", found=f"{key}.json", expected="a JSON object")
-        row.update({name: value for name, value in facts.items() if name not in ("y", "image", "mask")})
-        return
-    name = f"images/{key}{suffix}" if suffix in _SUFFIXES else f"masks/{key}.png"
-    with atomic(out / name) as temporary:
-        temporary.write_bytes(data)
-    row["image" if suffix in _SUFFIXES else "mask"] = name

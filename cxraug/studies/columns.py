@@ -33,8 +33,8 @@ _SPLITS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-_VIEW_OF = {alias: view for view, aliases in _VIEWS.items() for alias in aliases}
-_SPLIT_OF = {alias: split for split, aliases in _SPLITS.items() for alias in aliases}
+VIEW_OF = {alias: view for view, aliases in _VIEWS.items() for alias in aliases}
+SPLIT_OF = {alias: split for split, aliases in _SPLITS.items() for alias in aliases}
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _FAR = 1e6  # pixels; also keeps out infinity and NaN
 _LABEL_VALUES = {"1": PRESENT, "0": ABSENT, "-1": UNCERTAIN}
@@ -51,7 +51,7 @@ _ODD_PATH = r"(?:^|/)\.{0,2}(?:/|$)|\\|^[A-Za-z][A-Za-z0-9+.\-]*:|[\x00-\x1f]"
 def required_text(table: Table, column: str) -> pd.Series:
     """A column without missing values, as text."""
     values = table.text(column)
-    table.refuse(values.isna(), column, "blank", expected=f"a value of {column} in every row")
+    table.refuse(values.isna(), column, "blank", expected=f"a value of {table.called.get(column, column)} in every row")
     table.refuse_formulas(values, column)
     return values
 
@@ -113,7 +113,7 @@ def refuse_repeated(table: Table, images: pd.Series) -> None:
             repeated,
             "image",
             "the same image path twice",
-            expected=f"each image once; it is also in row {table.rows[first]}",
+            expected=f"each image once; it is also in {_place(table, first, second)}",
             found=images,
         )
 
@@ -146,7 +146,7 @@ def view(table: Table) -> pd.Series:
     """``PA``, ``AP``, ``AP Supine``, ``Lateral`` or ``unknown`` (also where missing)."""
     values = table.text("view")
     key = values.str.lower().str.replace(r"[_\s]+", " ", regex=True)
-    clean = key.map(_VIEW_OF).astype("str")
+    clean = key.map(VIEW_OF).astype("str")
     bad = values.notna() & clean.isna()
     table.refuse(bad, "view", "unknown view", expected=f"one of {', '.join(_VIEWS)} (or L, LL, blank)")
     return clean.fillna("unknown")
@@ -167,7 +167,7 @@ def split(table: Table, patients: pd.Series, is_synthetic: pd.Series | None, fra
     """
     given = table.text("split") if "split" in table.frame else None
     if given is not None and given.notna().any():
-        clean = given.str.lower().map(_SPLIT_OF).astype("str")
+        clean = given.str.lower().map(SPLIT_OF).astype("str")
         table.refuse(clean.isna(), "split", "unknown split", expected=f"one of {', '.join(SPLITS)} in every row")
     else:
         clean = split_by_patient(patients, fractions)
@@ -194,14 +194,20 @@ def refuse_torn_patients(table: Table, patients: pd.Series, splits: pd.Series) -
     first = int(first_row[codes[row]])
     n = len(np.unique(codes[torn]))
     raise InputError(
-        f"patient {patients.iloc[row]!r} in two splits: {splits.iloc[first]} in row {table.rows[first]}"
+        f"patient {patients.iloc[row]!r} in two splits: {splits.iloc[first]} in {_place(table, first, row)}"
         + (f" (and {n - 1} more patients)" if n > 1 else ""),
-        file=table.file,
+        file=table.file_of(row),
         row=int(table.rows[row]),
-        column="split",
+        column=table.called.get("split", "split"),
         found=splits.iloc[row],
         expected="all images of a patient in one split",
     )
+
+
+def _place(table: Table, row: int, other: int) -> str:
+    """The row in words, with its file where that is not the file of the ``other`` row."""
+    file = table.file_of(row)
+    return f"row {table.rows[row]}" + ("" if file == table.file_of(other) else f" of {file}")
 
 
 def boxes(table: Table) -> pd.Series:

@@ -7,9 +7,9 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,12 +42,29 @@ _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table with the row number of each of its rows (the header is row 1)."""
+    """A table with the row number of each of its rows (the header is row 1).
+
+    For messages: ``files`` is the file of each row (n,) where several files make one table, ``called`` the name that a
+    column has in the file where it is another one here.
+    """
 
     frame: pd.DataFrame
     file: Path
     rows: np.ndarray
     metadata: dict[str, Any] = field(default_factory=dict)
+    files: np.ndarray | None = None
+    called: Mapping[str, str] = field(default_factory=dict)
+
+    def with_frame(self, frame: pd.DataFrame, kept: np.ndarray | None = None) -> Table:
+        """Another frame over the same rows, or over those that the mask (n,) or positions ``kept`` name."""
+        if kept is None:
+            return replace(self, frame=frame)
+        return replace(self, frame=frame, rows=self.rows[kept],
+                       files=None if self.files is None else self.files[kept])  # fmt: skip
+
+    def file_of(self, row: int) -> Path:
+        """The file of the row at this position."""
+        return self.file if self.files is None else Path(self.files[row])
 
     def refuse(
         self,
@@ -67,9 +84,9 @@ class Table:
         value = (self.frame[column] if found is None else found).iloc[first]
         raise InputError(
             problem + (f" (and in {more} more rows)" if more else ""),
-            file=self.file,
+            file=self.file_of(first),
             row=int(self.rows[first]),
-            column=column,
+            column=self.called.get(column, column),
             found="nothing" if _is_missing(value) else value,
             expected=expected,
         )
@@ -127,9 +144,9 @@ def read_table(path: str | Path, *, unnamed: bool = False) -> Table:
         raise InputError("not a regular file", file=path, expected="a table (.csv, .csv.gz or .parquet)")
     name = path.name.lower()
     if name.endswith(PARQUET_SUFFIXES):
-        return _without_controls(_read_parquet(path))
+        return without_controls(_read_parquet(path))
     if name.endswith(CSV_SUFFIXES):
-        return _without_controls(_read_csv(path, unnamed))
+        return without_controls(_read_csv(path, unnamed))
     raise InputError("unknown kind of table", file=path, found=path.suffix, expected=".csv, .csv.gz or .parquet")
 
 
@@ -142,7 +159,7 @@ def _read_parquet(path: Path) -> Table:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"not a readable Parquet file ({error})", file=path) from None
     names = [str(n) for n in table.column_names]
-    _check_names(names, path)
+    check_names(names, path)
     metadata: dict[str, Any] = {}
     stored = (table.schema.metadata or {}).get(METADATA_KEY)
     if stored is not None:
@@ -154,7 +171,7 @@ def _read_parquet(path: Path) -> Table:
     return Table(frame, path, np.arange(len(frame)) + 2, metadata)
 
 
-def _without_controls(table: Table) -> Table:
+def without_controls(table: Table) -> Table:
     """The table, if no cell holds a control character that would act on the terminal which shows it."""
     for column in map(str, table.frame.columns):
         values = table.frame[column]
@@ -263,7 +280,7 @@ def _read_header(path: Path, unnamed: bool = False) -> list[str]:
             )
     if unnamed:
         names = _with_all_names(names, text)
-    _check_names(names, path)
+    check_names(names, path)
     return names
 
 
@@ -276,7 +293,7 @@ def _with_all_names(names: Sequence[str], text: str) -> list[str]:
     return [name or f"unnamed {position}" for position, name in enumerate(names, 1)]
 
 
-def _check_names(names: Sequence[str], path: Path) -> None:
+def check_names(names: Sequence[str], path: Path) -> None:
     for position, name in enumerate(names, 1):
         if not name and position > 1:  # the first may be the index that pandas' to_csv writes
             raise InputError(

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 import yaml
 from cores.chexgen.tinychexgen import PLAIN, save_checkpoint
+from interop.studies import read_study
 from studies.sources.layouts import LAYOUTS, build
 from tiny_recipe import tiny_recipe
 
 from cxraug.cli.main import app, run
+from cxraug.interop.export import export
+from cxraug.interop.settings import ExportSettings
 
 RECIPE = tiny_recipe("tiny", {"manifest": "cohort/manifest.parquet"}, min_cell=2)
 CORE = {
@@ -30,6 +33,8 @@ STEPS = {  # in an order in which each finds what it needs; command -> (argument
         "cohort/manifest.parquet --map image=image --map patient_id=patient_id --map labels=labels --out own.parquet",
         "images", 120,
     ),
+    "import hf": ("exports/hf --out hf.parquet", "images", 12),
+    "import webdataset": ("exports/webdataset --out webdataset.parquet", "images", 12),
     "audit": ("cohort/manifest.parquet --no-pixels --out audit", "images", 120),
     "plan": ("cohort/manifest.parquet --n 20 --groups sex --out plan", "studies", 20),
     "recipe new": ("cohort/manifest.parquet --finding Effusion --out new.yaml", "recipe", "new.yaml"),
@@ -94,6 +99,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     save_checkpoint(folder / "chexgen.pth", PLAIN)
     for key in LAYOUTS:
         build(key, folder / "archives" / key)
+    real = read_study(folder / "clinic")
+    for to in ("hf", "webdataset"):
+        export(real, folder / "exports" / to, ExportSettings(to=to))
     os.chdir(folder)
     try:
         return {name: answer([*name.split(), *text.split(), "--json"]) for name, (text, _, _) in STEPS.items()}

@@ -1,4 +1,4 @@
-"""The Hugging Face image folder: what `datasets` itself loads from it, and what comes back as a manifest."""
+"""The Hugging Face image folder: what `datasets` itself loads from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from interop.studies import assert_same_rows, read_study
@@ -14,7 +13,6 @@ from PIL import Image
 
 from cxraug.errors import InputError
 from cxraug.interop.export import export
-from cxraug.interop.imagefolder import read_image_folder
 from cxraug.interop.settings import ExportSettings
 from cxraug.studies.images import read_pixels
 from cxraug.studies.manifest import read_manifest
@@ -66,21 +64,6 @@ def test_datasets_loads_every_split_with_pixels_labels_and_boxes(study, tmp_path
     assert seen == set(range(len(real)))
 
 
-def test_rows_come_back_as_they_were(study, tmp_path):
-    real, out, _ = study
-    back = read_image_folder(out)
-    assert_same_rows(back, real.frame)
-    assert back["original_image"].tolist() == real.frame["image"].tolist()
-    back.to_csv(out / "again.csv", index=False)
-    again = read_manifest(out / "again.csv")
-    (out / "again.csv").unlink()
-    assert_same_rows(again.frame, real.frame)
-    assert again.findings == real.findings
-    np.testing.assert_array_equal(again.y(), real.y())
-    for a, b in zip(again.paths(), real.paths(), strict=True):
-        assert (read_pixels(a) == read_pixels(b)).all()
-
-
 def test_the_export_is_itself_a_data_folder(study):
     real, out, _ = study
     own = read_manifest(out / "manifest.parquet")
@@ -103,20 +86,6 @@ def test_a_dicom_files_header_stays_behind(study):
     assert not list(out.rglob("*.dcm"))
     for path in out.rglob("*"):
         assert not path.is_file() or b"Secret" not in path.read_bytes()
-
-
-def test_a_file_name_that_leads_out_is_refused(study, tmp_path):
-    (tmp_path / "train").mkdir()
-    pq.write_table(
-        pa.table({"file_name": ["../../secret.png"], "patient_id": ["p"]}), tmp_path / "train/metadata.parquet"
-    )
-    with pytest.raises(InputError, match="leads out of the folder"):
-        read_image_folder(tmp_path)
-
-
-def test_a_folder_without_metadata_is_refused(tmp_path):
-    with pytest.raises(InputError, match="not an image folder"):
-        read_image_folder(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["file_name", "scan_file_names", "objects", "y_Mass"])

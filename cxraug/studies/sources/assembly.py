@@ -19,7 +19,7 @@ from cxraug.studies.sources.contract import TRAINVAL, Extract, ImportSettings, S
 from cxraug.studies.sources.folder import Folder, locate
 from cxraug.studies.sources.vocabulary import apply_policy
 from cxraug.studies.splits import split_by_patient
-from cxraug.studies.table import CSV_SUFFIXES, PARQUET_SUFFIXES, Table
+from cxraug.studies.table import CSV_SUFFIXES, PARQUET_SUFFIXES
 
 FRACTIONS = (0.7, 0.1, 0.2)
 FIRST = ("image", "patient_id", "study_id", "view", "sex", "age", "race", "labels", "split", "source", "license")
@@ -73,16 +73,19 @@ def import_source(
     if clash:
         counts["'No Finding' beside an uncertain finding that became present, dropped"] = clash
     splitting = _split(frame, extract, settings)
-    frame["source"], frame["license"] = source.name, source.licence
+    if extract.by_source is None:
+        frame["source"], frame["license"] = source.name, source.licence
     base = _base(Path(root), out)
     if base != Path(os.path.abspath(root)):
         prefix = os.path.relpath(os.path.abspath(root), base).replace(os.sep, "/") + "/"
         for column in ("image", "mask"):
             if column in frame:
                 frame[column] = prefix + frame[column].astype("str")
-    manifest = _write(frame, extract.annotated, source.name, base, out)
+    by_source = {source.name: extract.annotated} if extract.by_source is None else extract.by_source
+    manifest = _write(frame, extract.annotated, by_source, base, out)
     record = {
-        "source": source.key, "title": source.title, "licence": source.licence, "card": f"data_cards/{source.card}",
+        "source": source.key, "title": source.title, "licence": source.licence,
+        "card": f"data_cards/{source.card}" if source.card else None,
         "root": Path(root), "files": [p.name for p in extract.files], "settings": settings.model_dump(mode="json"),
         "images": len(frame), "patients": int(frame["patient_id"].nunique()), "split": splitting,
         "rows": {s: int(n) for s, n in frame["split"].value_counts().items()},
@@ -117,7 +120,7 @@ def _rows(extract: Extract, root: Path, settings: ImportSettings) -> tuple[pd.Da
     repeated = extract.frame.duplicated().to_numpy()
     if repeated.any():
         counts["rows repeated word for word, left out"] = int(repeated.sum())
-    table = Table(extract.frame[~repeated], extract.table.file, extract.table.rows[~repeated])
+    table = extract.table.with_frame(extract.frame[~repeated], ~repeated)
     columns.refuse_repeated(table, table.frame["image"])
     frame = table.frame.copy()
     split = frame["split"] if "split" in frame and settings.split != "patients" else None
@@ -128,7 +131,7 @@ def _rows(extract: Extract, root: Path, settings: ImportSettings) -> tuple[pd.Da
         counts["patients with two sexes, kept as they are"] = int((two > 1).sum())
     if settings.table_only:
         return frame.reset_index(drop=True), counts, frame.iloc[:0][["image", "patient_id"]]
-    found, several = locate(frame["image"], Folder(root).images(), extract.parts)
+    found, several = locate(frame["image"], Folder(root).images(), extract.parts, extract.bare)
     if found.isna().all():
         raise InputError("none of the images is there", file=root, found="no " + frame["image"].iloc[0],
                          expected="the archive's images below the root, or --table-only")  # fmt: skip
@@ -147,6 +150,8 @@ def _split(frame: pd.DataFrame, extract: Extract, settings: ImportSettings) -> s
                          expected="the official files, or --split patients")  # fmt: skip
     if settings.split == "patients" or extract.split is None:
         frame["split"] = split_by_patient(frame["patient_id"], FRACTIONS)
+        if "synthetic" in frame:
+            frame.loc[frame["synthetic"].eq(True), "split"] = "train"
         return "by patient, " + " : ".join(f"{f:g}" for f in FRACTIONS)
     open_ = (frame["split"] == TRAINVAL).to_numpy()
     if open_.any():
@@ -163,14 +168,16 @@ def _base(root: Path, out: Path) -> Path:
     return folder if folder == inside or folder in inside.parents else inside
 
 
-def _write(frame: pd.DataFrame, annotated: tuple[str, ...], source: str, base: Path, out: Path) -> Manifest:
+def _write(
+    frame: pd.DataFrame, findings: tuple[str, ...], annotated: dict[str, tuple[str, ...]], base: Path, out: Path
+) -> Manifest:
     """Write the manifest; it takes its place only once it has been read back with every check."""
     empty = [c for c in frame.columns if c not in FIRST and frame[c].isna().all()]
     order = [c for c in FIRST if c in frame] + [c for c in frame.columns if c not in FIRST and c not in empty]
-    manifest = Manifest(frame[order], base, out, annotated, {source: annotated})
+    manifest = Manifest(frame[order], base, out, findings, annotated)
     with atomic(out) as temporary:
         manifest.save(temporary)
-        return _named(read_manifest(temporary, root=base, annotated={source: annotated}), out)
+        return _named(read_manifest(temporary, root=base, annotated=annotated), out)
 
 
 def _named(manifest: Manifest, file: Path) -> Manifest:

@@ -35,9 +35,10 @@ LABELS = {
 }
 OBSERVATIONS = {f"label {i}": (name,) for i, name in enumerate(LABELS)}
 COLUMNS = {"path": ("Path",), **OBSERVATIONS}
-OPTIONAL = {"sex": ("Sex",), "age": ("Age",), "side": ("Frontal/Lateral",), "view": ("AP/PA",)}
+PEOPLE = {"sex": ("Sex",), "age": ("Age",), "side": ("Frontal/Lateral",), "view": ("AP/PA",)}
 DEMOGRAPHICS = {"patient": ("PATIENT",), "race": ("PRIMARY_RACE", "race")}
 FILES = {"train.csv": "train", "valid.csv": "val", "test.csv": "test"}
+PLACES = ("", "CheXpert-v1.0-small", "CheXpert-v1.0")  # as the archives unpack
 SEXES = {"male": "M", "female": "F", "m": "M", "f": "F", "unknown": None}
 _LAYOUT = r"(?:^|/)(?P<image>(?:train|valid|val|test)/(?P<patient>patient\d+)/(?P<study>[^/]+)/[^/]+)$"
 
@@ -50,9 +51,9 @@ class ChexpertSettings(ImportSettings):
 
 def read(folder: Folder, settings: ChexpertSettings) -> Extract:
     """``train.csv`` and, where they are there, ``valid.csv`` and ``test.csv``."""
-    first = folder.need("train.csv", "chexpert_train.csv", what="the table of labels")
+    first = folder.need("train.csv", "chexpert_train.csv", what="the table of labels", under=PLACES)
     paths = [(first, "train"), *((p, part) for name, part in FILES.items() if part != "train"
-                                 and (p := folder.find(name)) is not None)]  # fmt: skip
+                                 and (p := folder.find(name, under=PLACES)) is not None)]  # fmt: skip
     found = [_read_part(path, part, settings) for path, part in paths]
     frame = pd.concat([extract.frame for extract in found], ignore_index=True)
     whole = found[0]
@@ -65,10 +66,17 @@ def read(folder: Folder, settings: ChexpertSettings) -> Extract:
             pd.concat([e.vocabulary for e in found]).groupby(["label", "finding"], sort=False, as_index=False).sum()
         )
         whole.vocabulary = summed
-    whole.table = Table(frame, first, np.concatenate([extract.table.rows for extract in found]))
+    rows = np.concatenate([extract.table.rows for extract in found])
+    files = np.repeat([str(path) for path, _ in paths], [len(extract.frame) for extract in found])
+    whole.table = Table(frame, first, rows, files=files, called={"image": "Path", "patient_id": "Path"})
     whole.split = frame.pop("part")
-    if set(whole.split) == {"train"}:
-        whole.notes.append("only train.csv is there, so no row is in val or test: --split patients deals the patients")
+    there = set(whole.split)
+    if settings.split == "official" and "val" not in there:
+        raise InputError("no official split", file=folder.root, found="no valid.csv",
+                         expected="the official files, or --split patients")  # fmt: skip
+    if lost := [part for part in ("val", "test") if part not in there]:
+        names = " and ".join(name for name, part in FILES.items() if part in lost)
+        whole.notes.append(f"without {names} no row is in {' or '.join(lost)}: --split patients deals all patients")
     if settings.demographics is not None:
         folder.read.append(settings.demographics)
         _add_race(whole, settings.demographics)
@@ -77,7 +85,8 @@ def read(folder: Folder, settings: ChexpertSettings) -> Extract:
 
 
 def _read_part(path: Path, part: str, settings: ChexpertSettings) -> Extract:
-    table = read_official(path, COLUMNS, OPTIONAL)
+    whole = part != "test"  # the released test set has paths and labels alone
+    table = read_official(path, {**COLUMNS, **(PEOPLE if whole else {})}, None if whole else PEOPLE)
     names = required_values(table, "path", "Path")
     parts = groups(names, _LAYOUT)
     table.refuse(parts["image"].isna(), "Path", "not a path of CheXpert", found=names,

@@ -54,6 +54,7 @@ class Extract:
         nothing is known); where the source has them ``race, report, boxes, source_labels`` and columns of its own.
     vocabulary : ``label, finding, images``: each label of the source, what it becomes, how many images have it.
     annotated : the findings that the source annotates.
+    by_source : where the rows have a ``source`` (and ``license``) of their own already, what each of these annotates.
     split : (n,) ``train``, ``val``, ``test`` or ``trainval``; None where the source publishes no split, or its file is
         not there (``split_missing`` says which).
     parts : how many parts of ``image``, from its end and without suffix, name the file wherever it lies.
@@ -61,6 +62,7 @@ class Extract:
     notes : sentences the user should read.
     finish : called last with the kept rows and the root, which is None where no file may be opened (tables only): may
         fill columns from the files and returns counts and notes.
+    bare : names (n,) to what is the same in all releases, where these call the same file differently.
     """
 
     table: Table
@@ -73,6 +75,8 @@ class Extract:
     notes: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     finish: Callable[[pd.DataFrame, Path | None], tuple[dict[str, int], list[str]]] | None = None
+    by_source: dict[str, tuple[str, ...]] | None = None
+    bare: Callable[[pd.Series], pd.Series] | None = None
 
     @property
     def frame(self) -> pd.DataFrame:

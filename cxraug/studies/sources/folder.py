@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +62,12 @@ class Folder:
         return sorted(found)
 
 
-def locate(official: pd.Series, there: Sequence[str], parts: int) -> tuple[pd.Series, int]:
+def locate(
+    official: pd.Series,
+    there: Sequence[str],
+    parts: int,
+    bare: Callable[[pd.Series], pd.Series] | None = None,
+) -> tuple[pd.Series, int]:
     """Where the files that a table names really lie.
 
     Parameters
@@ -70,6 +75,7 @@ def locate(official: pd.Series, there: Sequence[str], parts: int) -> tuple[pd.Se
     official : (n,) where the official layout has each image.
     there : the files that are there, sorted, relative to the same root.
     parts : how many parts of a path, from its end and without the suffix, name an image.
+    bare : such names to what is the same in all releases.
 
     Returns
     -------
@@ -82,18 +88,17 @@ def locate(official: pd.Series, there: Sequence[str], parts: int) -> tuple[pd.Se
     if not rest.any():
         return official, 0
     files = pd.Series(list(there), dtype="str")
-    keys = _key(files, parts)
+    keys = _key(files, parts, bare)
     again = keys.duplicated().to_numpy()
-    wanted = _key(official[rest], parts)
+    wanted = _key(official[rest], parts, bare)
     elsewhere = wanted.map(files[~again].set_axis(keys[~again])).astype("str")
     found = official.where(~rest).astype("str")
     found[rest] = elsewhere
     return found, int(wanted.isin(set(keys[again])).sum())
 
 
-def _key(paths: pd.Series, parts: int) -> pd.Series:
+def _key(paths: pd.Series, parts: int, bare: Callable[[pd.Series], pd.Series] | None = None) -> pd.Series:
     """The last ``parts`` of each path, without suffix."""
-    bare = paths.str.replace(r"(?i)\.(?:png|jpe?g|dcm|dicom|tiff?|bmp)$", "", regex=True)
-    if parts == 1:
-        return bare.str.rpartition("/")[2]
-    return bare.str.split("/").str[-parts:].str.join("/")
+    stems = paths.str.replace(r"(?i)\.(?:png|jpe?g|dcm|dicom|tiff?|bmp)$", "", regex=True)
+    names = stems.str.rpartition("/")[2] if parts == 1 else stems.str.split("/").str[-parts:].str.join("/")
+    return names if bare is None else bare(names)

@@ -18,8 +18,8 @@ from cxraug.studies.sources.sections import read_reports
 from cxraug.studies.sources.vocabulary import edited, label_columns
 from cxraug.studies.table import Table
 
-COLUMNS = {"image": ("dicom_id",), "patient": ("subject_id",), "study": ("study_id",)}
-OPTIONAL = {"view": ("ViewPosition",), "date": ("StudyDate",)}
+IDS = {"image": ("dicom_id",), "patient": ("subject_id",), "study": ("study_id",)}
+COLUMNS = {**IDS, "view": ("ViewPosition",), "date": ("StudyDate",)}
 OBSERVATIONS = {f"label {i}": (name,) for i, name in enumerate(LABELS)}
 SPLIT = {"image": ("dicom_id",), "split": ("split",)}
 PATIENTS = {"patient": ("subject_id",), "sex": ("gender",), "age": ("anchor_age",), "year": ("anchor_year",)}
@@ -48,8 +48,8 @@ class MimicSettings(ImportSettings):
 def read(folder: Folder, settings: MimicSettings) -> Extract:
     """Metadata, labels, the official split, and what MIMIC-IV and the reports add."""
     path = folder.need("mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-2.*-metadata.csv", what="the table of images")
-    table = read_official(path, COLUMNS, OPTIONAL)
-    given = {name: required_values(table, name, COLUMNS[name][0]) for name in COLUMNS}
+    table = read_official(path, COLUMNS)
+    given = {name: required_values(table, name, COLUMNS[name][0]) for name in IDS}
     for name in ("patient", "study"):
         table.refuse(~given[name].str.fullmatch(r"\d{8}", na=False), COLUMNS[name][0], "not a number of MIMIC-CXR",
                      expected="8 digits", found=given[name])  # fmt: skip
@@ -65,7 +65,7 @@ def read(folder: Folder, settings: MimicSettings) -> Extract:
         "sex": pd.Series(np.nan, index=study.index, dtype="str"),
         "age": np.nan,
         "labels": labels,
-    }), path, table.rows)  # fmt: skip
+    }), path, table.rows, called={"image": "dicom_id"})  # fmt: skip
     if (odd := view.isna() & table.frame["view"].notna()).any():
         extract.counts["views that are neither PA, AP nor lateral, now unknown"] = int(odd.sum())
     extract.split, extract.split_missing = _official_split(folder, table)

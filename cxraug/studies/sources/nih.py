@@ -66,7 +66,8 @@ def read(folder: Folder, settings: ImportSettings) -> Extract:
     counts |= labelled.counts
     frame["boxes"] = name.map(_boxes(folder, counts, set(name))).astype("str")
     split, missing = _official_split(folder, table, name)
-    return Extract(Table(frame, path, table.rows), labelled.vocabulary, labelled.annotated, split, missing,
+    whole = Table(frame, path, table.rows, called={"image": "Image Index"})
+    return Extract(whole, labelled.vocabulary, labelled.annotated, split, missing,
                    counts=counts, files=folder.read)  # fmt: skip
 
 
@@ -131,7 +132,7 @@ SOURCE = Source(
     key="nih",
     name="nih_cxr14",
     title="NIH ChestX-ray14 (Wang et al. 2017)",
-    licence="unrestricted use; credit the NIH Clinical Center",
+    licence="unrestricted use; link, cite and name the NIH Clinical Center",
     card="nih.md",
     layout={
         "Data_Entry_2017_v2020.csv": "labels, age, sex, view",

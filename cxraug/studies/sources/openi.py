@@ -41,6 +41,9 @@ def read(folder: Folder, settings: ImportSettings) -> Extract:
     listed = pd.DataFrame(rows, columns=["image", "study", "report", "mesh", "file"])
     if listed.empty:
         raise InputError("no study names an image", file=place, expected="parentImage in the XML")
+    if (listed["mesh"] == "").all():
+        raise InputError("no study has MeSH terms", file=place, found=f"{len(paths)} reports",
+                         expected="<MeSH><major>, as the archive has it")  # fmt: skip
     terms = listed["mesh"].where(listed["mesh"] != "", np.nan).astype("str")
     table = Table(pd.DataFrame({"mesh": terms}), place, np.arange(len(listed)) + 1)
     labels = edited({**LABELS, "": OTHER}, settings.mapping)
@@ -66,7 +69,7 @@ def read(folder: Folder, settings: ImportSettings) -> Extract:
     if (frame["view"] == "unknown").all():
         notes.append("views: no " + " or ".join(VIEW_TABLES) + " in the root")
     return Extract(Table(frame, place, table.rows), labelled.vocabulary, labelled.annotated, None, "a list of a split",
-                   counts=counts, notes=notes, files=[place, *folder.read])  # fmt: skip
+                   bare=_bare, counts=counts, notes=notes, files=[place, *folder.read])  # fmt: skip
 
 
 def _study(path: Path) -> list[tuple[str, str, str, str, str]]:

@@ -19,15 +19,15 @@ COLUMNS = {
     "study": ("StudyID",),
     "patient": ("PatientID",),
     "labels": ("Labels",),
-}
-OPTIONAL = {
-    "folder": ("ImageDir",),
     "date": ("StudyDate_DICOM",),
     "birth": ("PatientBirth",),
     "sex": ("PatientSex_DICOM",),
     "projection": ("Projection",),
     "report": ("Report",),
     "method": ("MethodLabel",),
+}
+OPTIONAL = {
+    "folder": ("ImageDir",),
     "manufacturer": ("Manufacturer_DICOM",),
 }
 TABLES = ("PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", "PADCHEST_chest_x_ray_images_labels*.csv")
@@ -106,7 +106,8 @@ def read(folder: Folder, settings: ImportSettings) -> Extract:
     })  # fmt: skip
     counts |= labelled.counts
     notes = ["reports are Spanish and stemmed, as published", "no official split: patients are dealt by their hash"]
-    return Extract(Table(frame, path, table.rows), labelled.vocabulary, labelled.annotated, None, "a list of a split",
+    whole = Table(frame, path, table.rows, called={"image": "ImageID"})
+    return Extract(whole, labelled.vocabulary, labelled.annotated, None, "a list of a split",
                    counts=counts, notes=notes, files=folder.read)  # fmt: skip
 
 
@@ -129,7 +130,7 @@ SOURCE = Source(
     key="padchest",
     name="padchest",
     title="PadChest (Bustos et al. 2020)",
-    licence="CC BY-SA 4.0 and the PadChest Dataset Research Use Agreement",
+    licence="PadChest Dataset Research Use Agreement (BIMCV)",
     card="padchest.md",
     layout={
         "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv": "labels, reports, age, sex, view",

@@ -152,7 +152,7 @@ SOURCE = Source(
     key="rsna",
     name="rsna_pneumonia",
     title="RSNA Pneumonia Detection Challenge 2018 (Shih et al. 2019)",
-    licence="terms of the challenge; images of the NIH Clinical Center",
+    licence="RSNA terms of use, with attribution; images of the NIH Clinical Center",
     card="rsna.md",
     layout={
         "stage_2_train_labels.csv": "targets and boxes",

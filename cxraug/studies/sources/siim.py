@@ -106,7 +106,7 @@ SOURCE = Source(
     key="siim",
     name="siim_pneumothorax",
     title="SIIM-ACR Pneumothorax Segmentation 2019",
-    licence="terms of the challenge; images of the NIH Clinical Center",
+    licence="rules of the Kaggle competition; images of the NIH Clinical Center",
     card="siim.md",
     layout={
         "train-rle.csv": "run-length masks",

@@ -19,7 +19,7 @@ from cxraug.studies.sources.headers import fill_from_headers
 from cxraug.studies.sources.official import numbers, read_official, required_values
 from cxraug.studies.sources.vocabulary import OTHER, Labelled, annotated_by, edited, targets
 from cxraug.studies.sources.votes import vote_texts
-from cxraug.studies.table import Table
+from cxraug.studies.table import Table, read_table
 
 BOXES = {"image": ("image_id",), "label": ("class_name",), "x": ("x_min",), "y": ("y_min",), "right": ("x_max",),
          "bottom": ("y_max",)}  # fmt: skip
@@ -93,21 +93,24 @@ def read(folder: Folder, settings: VindrSettings) -> Extract:
     labelled = [_label(part, given, settings) for part in parts]
     frame = pd.concat([_frame(*both, settings) for both in zip(parts, labelled, strict=True)], ignore_index=True)
     rows = np.concatenate([part.table.rows[part.images.index] for part in parts])
+    files = np.repeat([str(part.table.file) for part in parts], [len(part.images) for part in parts])
     counts = {what: sum(x.counts.get(what, 0) for x in labelled) for x in labelled for what in x.counts}
     counts["boxes of single readers"] = sum(len(part.boxes) for part in parts)
     vocabulary = pd.concat([x.vocabulary for x in labelled]).groupby(["label", "finding"], as_index=False).sum()
     notes = [f"a finding or box counts where {settings.least} of an image's readers mark it; a finding that fewer mark "
              "is uncertain", "no patient numbers are published: every image is a patient of its own"]  # fmt: skip
     split = frame.pop("part")
+    table = Table(frame, path, rows, files=files, called={"image": "image_id"})
     return Extract(
-        Table(frame, path, rows), vocabulary.sort_values(["images", "label"], ascending=[False, True]),
+        table, vocabulary.sort_values(["images", "label"], ascending=[False, True]),
         annotated_by(given), None if test is None else split, "annotations_test.csv", counts=counts, notes=notes,
         files=folder.read, finish=fill_from_headers,
     )  # fmt: skip
 
 
 def _read_part(path: Path, whole: Path | None, labels: dict[str, str], split: str) -> _Part:
-    table = read_official(path, BOXES, READER)
+    test = split == "test"  # a consensus, without readers
+    table = read_official(path, {**BOXES, **({} if test else READER)}, READER if test else None)
     image = required_values(table, "image", "image_id")
     label = required_values(table, "label", "class_name")
     table.refuse(~label.isin(list(labels)), "class_name", "unknown label", expected="one of " + ", ".join(labels),
@@ -115,7 +118,7 @@ def _read_part(path: Path, whole: Path | None, labels: dict[str, str], split: st
     votes = pd.DataFrame({"image": image, "label": label, "reader": table.frame["reader"].fillna("consensus")})
     boxes = _boxes(table, votes)
     if whole is not None:
-        votes = pd.concat([votes, _global_votes(whole, labels, set(image))], ignore_index=True)
+        votes = pd.concat([votes, _global_votes(whole, labels, set(image), test=test)], ignore_index=True)
     return _Part(table, image.drop_duplicates(), votes, boxes, split)
 
 
@@ -170,9 +173,16 @@ def _boxes(table: Table, votes: pd.DataFrame) -> pd.DataFrame:
     return boxes[~none.all(axis=1)]
 
 
-def _global_votes(path: Path, labels: dict[str, str], known: set[str]) -> pd.DataFrame:
-    """The global labels (one 0/1 column each) as votes."""
-    header = read_official(path, {"image": ("image_id",)}, {**READER, **{name: (name,) for name in labels}})
+def _global_votes(path: Path, labels: dict[str, str], known: set[str], *, test: bool) -> pd.DataFrame:
+    """The global labels (one 0/1 column each) as votes; a column of another name is refused, not lost."""
+    needed: dict[str, tuple[str, ...]] = {"image": ("image_id",), **({} if test else READER)}
+    given = {name: (name,) for name in labels}
+    header = read_official(path, needed, {**READER, **given})
+    names = {name.lower() for name in (*labels, "image_id", "rad_id")}
+    odd = [str(name) for name in read_table(path, unnamed=True).frame if str(name).lower() not in names]
+    if odd:
+        raise InputError("unknown label", file=path, row=1, column=odd[0], found=odd[0],
+                         expected="one of " + ", ".join(labels) + "; or a --mapping that names it")  # fmt: skip
     image = required_values(header, "image", "image_id")
     header.refuse(~image.isin(known), "image_id", "an image without annotations", found=image,
                   expected="the images of the other table")  # fmt: skip

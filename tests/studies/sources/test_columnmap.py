@@ -17,7 +17,7 @@ import cxraug.cli.import_source as command
 from cxraug.cli.main import app, run
 from cxraug.errors import InputError
 from cxraug.studies.manifest import read_manifest
-from cxraug.studies.sources.columnmap import FIELDS, ColumnMap, column_map, guess_map, parse_map, write_map
+from cxraug.studies.sources.columnmap import FIELDS, FILES, ColumnMap, column_map, guess_map, parse_map, write_map
 from cxraug.studies.table import read_table
 
 TABLE = """FileName,PatientID,Gender,PatientAge,Projection,Diagnosis,Ward,Part
@@ -102,9 +102,40 @@ def test_without_a_terminal_it_says_what_to_name(table: Path, capsys: pytest.Cap
         (["image=FileName", "patient_id=PatientID", "colour=x"], "--map, colour: Extra inputs"),
         (["image=FileName", "patient_id=PatientID", "image.x=1"], "--map; found 'image.x=1'; expected image=COLUMN"),
         (["nowhere.yaml"], "--map is neither KEY=COLUMN nor a file that is there; found 'nowhere.yaml'"),
-        (["image=FileName", "patient_id=PatientID", "sex=Gender"], "row 2, column 'sex': unknown sex.*found '1'"),
+        (["image=FileName", "patient_id=PatientID", "sex=Gender"], "row 2, column 'Gender': unknown sex.*found '1'"),
         (["image=FileName", "patient_id=PatientID", "age=Ward"], "row 2, column 'Ward': age is not a number"),
-        (["image=FileName", "patient_id=PatientID", "view=Ward"], "row 2, column 'view': unknown view.*found 'A'"),
+        (
+            ["image=FileName", "patient_id=PatientID", "view=Ward"],
+            "row 2, column 'Ward': unknown view.*found 'A'.*--map views.A=PA",
+        ),
+        (["image=FileName", "patient_id=PatientID", "sex=Gender"], "found '1'.*or --map sexes.1=M"),
+        (
+            ["image=FileName", "patient_id=PatientID", "split=Ward"],
+            "row 2, column 'Ward': unknown split.*found 'A'.*or --map splits.A=train",
+        ),
+        (["image=FileName", "patient_id=Gender"], "row 4, column 'Gender': blank.*expected a value of Gender"),
+        (["image=Ward", "patient_id=PatientID"], "row 4, column 'Ward': the same image path twice.*also in row 3"),
+        (
+            ["image=FileName", "patient_id=Ward", "split=Part"],
+            "row 4, column 'Part': patient 'B' in two splits: train in row 3; found 'test'",
+        ),
+        (
+            ["image=FileName", "patient_id=PatientID", "boxes=Diagnosis"],
+            "row 2, column 'Diagnosis': boxes are not JSON",
+        ),
+        (["image=", "patient_id=PatientID"], "--map: no column is named; found 'image='"),
+        (["image=FileName", "patient_id=PatientID", "sex=Gender", "sexes.1=W"], "--map sexes.1: not a sex.*found 'W'"),
+        (["image=FileName", "patient_id=PatientID", "sexes.1=F"], "--map sexes: no column is named for it"),
+        (
+            ["image=FileName", "patient_id=PatientID", "labels=Diagnosis", "findings.mass=-x"],
+            "--map findings.mass: finding name '-x' cannot be written",
+        ),
+        (
+            ["image=FileName", "patient_id=PatientID", "label_columns.Ward="],
+            "--map label_columns.Ward: finding name ''",
+        ),
+        (["image=FileName", "patient_id=PatientID", "labels=Diagnosis", "label_columns.Ward=X"], "one of the two"),
+        (["image=FileName", "patient_id=PatientID", "keep=Ward,Ward"], "--map keep: the same column twice"),
     ],
 )
 def test_a_wrong_mapping_gives_one_line(
@@ -130,6 +161,29 @@ def test_a_malformed_table_gives_one_line(
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert damage[1] in line
+
+
+def test_words_that_labels_cannot_hold_are_asked_for(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table.write_text(TABLE.replace("healthy", "?mass"))
+    items = ["image=FileName", "patient_id=PatientID", "labels=Diagnosis", "separator=;"]
+    assert run(arguments(table, "m.parquet", items)) == 2
+    line = capsys.readouterr().err
+    assert "row 3, column 'Diagnosis': the word '?mass' cannot be a finding" in line
+    assert "--map findings.?mass=FINDING" in line
+    assert run(arguments(table, "m.parquet", [*items, "findings.?mass=(nothing)", "findings.masse=Mass"])) == 0
+    assert "note: --map findings.masse: no row has this word" in capsys.readouterr().out
+
+
+def test_boxes_and_masks_are_taken_over(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (table.parent / "masks").mkdir()
+    Image.new("L", (8, 8), 4).save(table.parent / "masks/1.png")
+    table.write_text('image,patient,where,drawn\np1.png,1,"[{""label"":""Mass"",""x"":1,""y"":2,""w"":3,""h"":4}]",'
+                     "masks/1.png\np3.png,2,[],masks/none.png\n")  # fmt: skip
+    assert run(arguments(table, "m.parquet", ["image=image", "patient_id=patient", "boxes=where", "mask=drawn"])) == 0
+    assert "masks that are not there, left out: 1" in capsys.readouterr().out
+    frame = read_manifest(table.parent / "m.parquet").frame
+    assert frame["mask"].fillna("-").tolist() == ["masks/1.png", "-"]
+    assert frame["boxes"].tolist() == ['[{"label":"Mass","x":1,"y":2,"w":3,"h":4}]', "[]"]
 
 
 def test_marks_and_line_ends_change_nothing(table: Path) -> None:
@@ -169,4 +223,4 @@ def test_what_is_kept_is_what_was_asked(
 def test_the_mapping_has_no_unknown_keys() -> None:
     with pytest.raises(InputError, match="Extra inputs"):
         column_map({"image": "a", "patient_id": "b", "patients": "c"})
-    assert set(FIELDS) < set(ColumnMap.model_fields)
+    assert {*FIELDS, *FILES} < set(ColumnMap.model_fields)

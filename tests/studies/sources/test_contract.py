@@ -68,7 +68,9 @@ def test_the_mapping_is_in_the_vocabulary_and_kept(key: str, tmp_path: Path) -> 
     reached = {f for finding in kept["finding"] if finding not in (OTHER, NOTHING) for f in finding.split("|")}
     assert set(done.manifest.annotated[source.name]) <= reached
     assert set(done.manifest.findings) <= set(FINDINGS)
-    assert (CARDS / source.card).is_file()
+    card = (CARDS / source.card).read_text()
+    access = next(line for line in card.splitlines() if line.startswith("| Licence and access"))
+    assert re.search(r"\]\(https://", access)  # the page that counts
 
 
 @every
@@ -98,6 +100,59 @@ def test_a_missing_image_is_listed_and_never_guessed(key: str, tmp_path: Path) -
     build(key, root)
     assert imported(key, root).record["missing_files"] == 0
     assert not (root / "m.missing.csv").exists()
+
+
+def _base(name: str) -> str:
+    return Path(name).name
+
+
+def _short(name: str) -> str:
+    """What other releases of OpenI call an image, without suffix."""
+    return re.sub(r"^CXR(?:\d+_)?(\d+_IM)", r"\1", Path(name).stem)
+
+
+ARRANGED = {
+    ("nih", "one folder"): lambda name: "images/" + _base(name),
+    ("nih", "made smaller"): lambda name: "images-224/images-224/" + _base(name),
+    ("chexpert", "as it unpacks"): lambda name: "CheXpert-v1.0-small/" + name,
+    ("chexpert", "in batches"): lambda name: "CheXpert-v1.0 batch 2 (train 1)/" + name.split("/", 1)[1],
+    ("mimic", "without files/"): lambda name: name.removeprefix("files/"),
+    ("mimic", "below the address"): lambda name: "physionet.org/files/mimic-cxr-jpg/2.1.0/" + name,
+    ("mimic", "all in one"): lambda name: "resized/" + _base(name).replace(".jpg", ".png"),
+    ("padchest", "one folder"): lambda name: "images/" + _base(name),
+    ("padchest", "other numbers"): lambda name: "54/" + _base(name),
+    ("vindr", "below the address"): lambda name: "physionet.org/files/vindr-cxr/1.0.0/" + name,
+    ("vindr", "as PNG"): lambda name: "png/" + _base(name).replace(".dicom", ".png"),
+    ("rsna", "as PNG"): lambda name: "png/" + _base(name).replace(".dcm", ".png"),
+    ("siim", "one folder"): lambda name: "train/" + _base(name),
+    ("siim", "below its name"): lambda name: "siim/" + name,
+    ("openi", "DICOM"): lambda name: f"NLMCXR_dcm/1/{_short(name)}.dcm",
+    ("openi", "Kaggle's names"): lambda name: f"images/images_normalized/{_short(name)}.dcm.png",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "how"), ARRANGED)
+def test_images_are_found_however_the_archive_was_unpacked(key: str, how: str, tmp_path: Path) -> None:
+    layout, root = LAYOUTS[key], build(key, tmp_path)
+    place = ARRANGED[key, how]
+    wanted = {place(name): name for name in layout.images}
+    for new, name in wanted.items():
+        (root / new).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).rename(root / new)
+    done = imported(key, root)
+    assert done.record["missing_files"] == 0
+    assert sorted(done.manifest.frame["image"]) == sorted(wanted)
+    lost = sorted(wanted)[-1]
+    (root / lost).unlink()
+    done = imported(key, root)
+    assert sorted(done.manifest.frame["image"]) == sorted(wanted)[:-1]
+    assert len(pd.read_csv(root / "m.missing.csv")) == 1
+
+
+def test_chexpert_is_found_below_the_folder_it_unpacks_to(tmp_path: Path) -> None:
+    build("chexpert", tmp_path / "CheXpert-v1.0-small")
+    done = imported("chexpert", tmp_path)
+    assert len(done.manifest) == len(LAYOUTS["chexpert"].images)
 
 
 @every
@@ -247,6 +302,109 @@ def test_a_malformed_table_gives_one_line_and_exit_code_2(
     assert not (root / "m.parquet").exists()
 
 
+RENAMED = {
+    "chexpert": {"train.csv": ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", "Support Devices")},
+    "mimic": {
+        "mimic-cxr-2.0.0-metadata.csv": ("subject_id", "study_id", "ViewPosition", "StudyDate"),
+        "mimic-cxr-2.0.0-chexpert.csv": ("study_id", "No Finding"),
+        "mimic-cxr-2.0.0-split.csv": ("dicom_id",),
+        "hosp/patients.csv": ("subject_id", "gender", "anchor_year"),
+    },
+    "nih": {"Data_Entry_2017_v2020.csv": ("Image Index", "Patient ID", "Patient Age", "Patient Gender",
+                                          "View Position")},
+    "padchest": {"PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv": (
+        "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM", "StudyDate_DICOM", "Projection", "Labels", "Report",
+        "MethodLabel")},
+    "vindr": {"annotations/annotations_train.csv": ("image_id", "rad_id", "x_max"),
+              "annotations/image_labels_train.csv": ("rad_id",)},
+    "rsna": {"stage_2_train_labels.csv": ("patientId", "x", "width"),
+             "stage_2_detailed_class_info.csv": ("patientId",)},
+    "siim": {"train-rle.csv": ("EncodedPixels",)},
+    "openi": {"indiana_projections.csv": ("projection",)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "file", "column"), [(k, f, c) for k, files in RENAMED.items() for f, names in files.items() for c in names]
+)
+def test_no_column_is_lost_because_it_was_renamed(key: str, file: str, column: str, tmp_path: Path) -> None:
+    root = build(key, tmp_path, images=False)
+    head, _, rest = LAYOUTS[key].files[file].partition("\n")
+    names = [f"{n.strip()}_2" if n.strip() == column else n for n in head.split(",")]
+    (root / file).write_text(",".join(names) + "\n" + rest)
+    called = re.escape(column)
+    with pytest.raises(InputError, match=rf"{re.escape(file)}, row 1, column '{called}': missing column; found .*_2"):
+        imported(key, root, table_only=True)
+
+
+MORE_TABLES = {
+    ("chexpert", "people.csv"): ("PATIENT,PRIMARY_RACE\npatient00001,Asian\n", "PRIMARY_RACE"),
+    ("mimic", "mimic_cxr_sectioned.csv"): ("study,impression,findings\ns50414267,Clear.,None\n", "findings"),
+    ("rsna", "x_dicom_headers.csv"): ("PatientID,PatientSex,PatientAge,ViewPosition\nr1,M,51,AP\n", "PatientSex"),
+    ("openi", "nlmcxr_dicom_metadata.csv"): ("imageid,View Position\nCXR1_1_IM-0001-3001,PA\n", "View Position"),
+    ("vindr", "annotations/annotations_test.csv"): (
+        LAYOUTS["vindr"].files["annotations/annotations_test.csv"], "class_name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "file"), MORE_TABLES)
+def test_tables_that_few_have_are_read_as_strictly(key: str, file: str, tmp_path: Path) -> None:
+    text, column = MORE_TABLES[key, file]
+    root = build(key, tmp_path, images=False)
+    settings = {"demographics": root / file} if key == "chexpert" else {}
+    (root / file).write_text(text)
+    plain = imported(key, root, table_only=True, **settings).manifest.digest()
+    (root / file).write_bytes((text + "\n").replace("\n", "\r\n").encode("utf-8-sig"))
+    assert imported(key, root, table_only=True, **settings).manifest.digest() == plain
+    for how in ALL_TABLES:
+        damage, expected = BROKEN[how]
+        (root / file).write_bytes(damage(text, column))
+        with pytest.raises(InputError, match=expected.replace("{c}", re.escape(column))) as caught:
+            imported(key, root, table_only=True, **settings)
+        assert str(root / file) in str(caught.value)
+
+
+def test_reports_of_openi_are_read_as_strictly(tmp_path: Path) -> None:
+    root = build("openi", tmp_path)
+    plain = imported("openi", root).manifest.digest()
+    file, text = root / "ecgen-radiology/2.xml", LAYOUTS["openi"].files["ecgen-radiology/2.xml"]
+    file.write_bytes(("\ufeff" + text.replace("><", ">\r\n<")).encode())
+    assert imported("openi", root).manifest.digest() == plain
+    for data, told in (
+        (text.replace("Clear", "Cl\xe9ar").encode("latin-1"), r"2\.xml, row 1: not well-formed XML"),
+        (text[:80].encode(), r"2\.xml, row 1: not well-formed XML"),
+        (b"", r"2\.xml, row 1: not well-formed XML"),
+        (text.replace("uId", "uid").encode(), r'2\.xml: no uId; expected <uId id="CXR1"/>'),
+        (b'<!DOCTYPE x [<!ENTITY a "b">]>' + text.encode(), r"2\.xml: entities in the XML"),
+    ):
+        file.write_bytes(data)
+        with pytest.raises(InputError, match=told):
+            imported("openi", root)
+    for file in (root / "ecgen-radiology").glob("*.xml"):
+        file.write_text(LAYOUTS["openi"].files[f"ecgen-radiology/{file.name}"].replace("MeSH", "Mesh"))
+    with pytest.raises(InputError, match="no study has MeSH terms"):
+        imported("openi", root)
+
+
+def test_chexpert_without_its_validation_set_says_so(tmp_path: Path) -> None:
+    root = build("chexpert", tmp_path)
+    assert "without test.csv no row is in test: --split patients deals all patients" in imported(
+        "chexpert", root).record["notes"]  # fmt: skip
+    (root / "valid.csv").unlink()
+    with pytest.raises(InputError, match=r"no official split; found 'no valid\.csv'"):
+        imported("chexpert", root, split="official")
+    assert any("without valid.csv and test.csv no row is in val or test" in n
+               for n in imported("chexpert", root).record["notes"])  # fmt: skip
+
+
+def test_a_renamed_label_of_vindr_is_refused_by_its_name(tmp_path: Path) -> None:
+    root = build("vindr", tmp_path, images=False)
+    file = root / "annotations/image_labels_train.csv"
+    file.write_text(file.read_text().replace("Pneumonia", "Lung inflammation"))
+    with pytest.raises(InputError, match=r"image_labels_train\.csv, row 1, column 'Lung inflammation': unknown label"):
+        imported("vindr", root, table_only=True)
+
+
 @every
 def test_the_required_file_is_named_when_it_is_not_there(
     key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -273,7 +431,8 @@ def test_repeated_rows_are_counted_and_differing_ones_refused(key: str, tmp_path
     other = other if other != lines[1] else lines[1].replace(",AP,", ",PA,")
     assert other != lines[1]
     (root / layout.table).write_text("\n".join([*lines, other]) + "\n")
-    with pytest.raises(InputError, match=f"row {len(lines) + 1}, column 'image': the same image path twice"):
+    called = {"nih": "Image Index", "chexpert": "Path", "mimic": "dicom_id", "padchest": "ImageID"}[key]
+    with pytest.raises(InputError, match=f"row {len(lines) + 1}, column '{called}': the same image path twice"):
         imported(key, root)
 
 
