@@ -14,12 +14,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy import special
 
 from cxraug.balance.adjustment import Sums, covariates, level_odds
+from cxraug.balance.association import odds_ratio
+from cxraug.balance.clustered_share import clustered_interval
+from cxraug.balance.confounding import adjusted_odds, variable_of
 from cxraug.balance.label_noise import find_label_noise
 from cxraug.balance.near_copies import find_near_copies
 from cxraug.balance.picture_faults import FAULTS, find_faults, small
 from cxraug.balance.sample_size import Question, patients_needed, positives_needed, power_of
+from cxraug.balance.tally import tally_levels
 from cxraug.evaluation.auroc import auroc
 from cxraug.evaluation.measured import Patients
 from cxraug.privacy.structure import cells_of
@@ -32,7 +37,7 @@ from cxraug.studies.phantom.cohort import PhantomSettings, make_cohort
 STUDIES, REAL, PER_KIND = 400, 1000, 15
 COMMON = ("Cardiomegaly", "Edema", "Effusion", "Consolidation", "Pneumothorax")  # of the phantoms
 WRONG = (0.02, 0.05)  # shares of the labels that are turned
-SETS, TRIALS = 200, 1000
+SETS, TRIALS, SHARES = 200, 1000, 400
 
 
 def main() -> None:
@@ -46,7 +51,7 @@ def main() -> None:
     for name in asked.only.split(",") if asked.only else PARTS:
         file = asked.work / f"{name}.md"
         if not file.exists():
-            lines = PARTS[name]() if name in ("power", "odds") else PARTS[name](sets(asked.work, asked.manifest))
+            lines = PARTS[name]() if name in SIMULATED else PARTS[name](sets(asked.work, asked.manifest))
             with atomic(file) as temporary:
                 temporary.write_text("\n".join(lines) + "\n")
     command = f"python benchmarks/audit.py --work DIR{' --manifest MANIFEST' if asked.manifest else ''} --out FILE"
@@ -288,9 +293,109 @@ def one_set(patients: int, truth: float, seed: int) -> tuple[float, ...]:
     return (np.exp(adjusted.log), *adjusted.limits(), np.exp(crude.log), *crude.limits(), float(marginal))
 
 
+def views() -> list[str]:
+    """What findings go with: AP images, by images and all else equal, against counts of patients."""
+    out = ["## View, by images and by patients", ""]
+    out += [f"{SETS} simulated sets each: 1 to 30 images per patient, AP with a chance of its own, a patient's images",
+            "share an effect (standard deviation 0.5 of the logit). By patients: those who ever had an AP image against",
+            "the others, with the finding in any image. 95 % intervals.", ""]  # fmt: skip
+    out += [
+        "| patients | true odds ratio | by images: mean | covers | by patients: mean | covers |",
+        "|---|---|---|---|---|---|",
+    ]
+    for patients, truth in ((300, 1.0), (300, 0.8), (3000, 0.8), (3000, 2.0)):
+        rows = np.array([one_view(patients, truth, seed) for seed in range(SETS)])
+        value, low, high, by_patient, patient_low, patient_high, target = rows.T
+        held, other = ((a <= target) & (target <= b) for a, b in ((low, high), (patient_low, patient_high)))
+        mean, patient_mean, shown = (np.exp(np.log(part).mean()) for part in (value, by_patient, target))
+        out.append(
+            f"| {patients:,} | {shown:.2f} | {mean:.2f} | {held.mean():.1%} | {patient_mean:.2f} | {other.mean():.1%} |"
+        )
+    return out
+
+
+def one_view(patients: int, truth: float, seed: int) -> tuple[float, ...]:
+    """Odds of a finding in AP images with limits, by images and by patients, and the marginal odds ratio."""
+    rng = np.random.default_rng([patients, seed, round(truth * 10), 7])
+    images = np.minimum(1 + rng.geometric(0.3, patients) * rng.integers(0, 4, patients), 30)
+    patient = np.repeat(np.arange(patients), images)
+    age = rng.integers(20, 90, patients)[patient]
+    ap = rng.random(len(patient)) < 0.4
+    logit = -2 + np.log(truth) * ap + 0.01 * (age - 55) + rng.normal(0, 0.5, patients)[patient]
+    y = (rng.random(len(patient)) < 1 / (1 + np.exp(-logit))).astype(np.float32)[:, None]
+    frame = pd.DataFrame({"age": age, "view": np.where(ap, "AP", "PA"), "source": ""})
+    variable = variable_of("view", frame["view"], ["AP", "PA"], ("view",))
+    row = adjusted_odds(variable, frame, y, patient, ["finding"])[0]
+    ever, sick = (np.bincount(patient, part) > 0 for part in (ap, y[:, 0]))
+    by_patient = odds_ratio(int((ever & sick).sum()), int(ever.sum()), int((~ever & sick).sum()), int((~ever).sum()))
+    found = [row["odds_ratio"], row["ci_low"], row["ci_high"], by_patient.value, by_patient.low, by_patient.high]
+    return (*found, float(truth ** (1 / np.sqrt(1 + 0.346 * 0.25))))
+
+
+def shares() -> list[str]:
+    """Does the interval of a prevalence hold what it promises, for rare findings and few images too?"""
+    out = ["## Prevalence intervals", ""]
+    out += [f"{SHARES} simulated sets each of n images; a patient's images are alike as a correlation says. Sizes: one",
+            "image each; 1 to about 8 (Poisson); 1 to 100, many with one (skewed), also with the finding more frequent",
+            "where patients have more images. Lowest: the coverage of the prevalence where it is least. 95 % intervals;",
+            "width over that of the exact interval for as many patients as images.", ""]  # fmt: skip
+    out += ["| images per patient | correlation | coverage: mean | lowest | at n, prevalence | width |",
+            "|---|---|---|---|---|---|"]  # fmt: skip
+    for sizes, alike in (("one", 0.0), ("Poisson", 0.0), ("Poisson", 0.3), ("Poisson", 0.7), ("skewed", 0.0),
+                         ("skewed", 0.3), ("skewed", 0.7), ("skewed, more where sick", 0.3)):  # fmt: skip
+        cells = [
+            (*held_share(sizes, n, p, alike), n, p)
+            for n in (50, 200, 1000, 5000)
+            for p in (0.002, 0.01, 0.05, 0.2, 0.5)
+        ]
+        held, least = np.array([c[0] for c in cells]), min(cells)
+        width = np.exp(np.mean(np.log([c[1] for c in cells])))
+        out.append(
+            f"| {sizes} | {alike:g} | {held.mean():.1%} | {least[0]:.1%} | {least[2]:,}, {least[3]:g} | {width:.2f} |"
+        )
+    return out
+
+
+def held_share(sizes: str, n: int, p: float, alike: float) -> tuple[float, float]:
+    """Share of simulated sets whose interval holds the prevalence, and how wide it is over the exact one of n images."""
+    rng = np.random.default_rng([n, round(1000 * p), round(10 * alike), len(sizes)])
+    images = patients_of(sizes, n, rng)
+    rate = np.full(len(images), p)
+    if "sick" in sizes:
+        at = np.linspace(-15, 5, 2001)
+        mean = (special.expit(at[:, None] + np.log(images)) * images).sum(axis=1) / n
+        rate = special.expit(np.interp(p, mean, at) + np.log(images))
+    truth = float(rate @ images / n)
+    patient, held, width = np.repeat(np.arange(len(images)), images), [], []
+    for _ in range(SHARES):
+        drawn = rate if alike == 0 else rng.beta(rate * (1 / alike - 1), (1 - rate) * (1 / alike - 1))
+        y = (rng.random(n) < drawn[patient]).astype(np.float32)[:, None]
+        tally = tally_levels(y, patient, np.zeros(n, int), ["all"])
+        low, high = tally.low[0, 0], tally.high[0, 0]
+        exact = clustered_interval(y.mean(axis=0), np.array([n]))
+        held.append(low <= truth <= high)
+        width.append((high - low) / float((exact[1] - exact[0])[0]))
+    return float(np.mean(held)), float(np.mean(width))
+
+
+def patients_of(sizes: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Images per patient, n in all."""
+    if sizes == "one":
+        return np.ones(n, int)
+    images = (
+        1 + rng.poisson(2.5, n) if sizes == "Poisson" else np.minimum(1 + rng.pareto(1.1, n) * 1.5, 100).astype(int)
+    )
+    ends = np.cumsum(images)
+    kept = images[: int(np.searchsorted(ends, n)) + 1]
+    kept[-1] -= kept.sum() - n
+    return kept
+
+
 PARTS: dict[str, Callable[..., list[str]]] = {
-    "faults": planted_faults, "copies": planted_copies, "labels": wrong_labels, "power": sample_sizes, "odds": coverage,
+    "faults": planted_faults, "copies": planted_copies, "labels": wrong_labels, "shares": shares, "power": sample_sizes,
+    "odds": coverage, "views": views,
 }  # fmt: skip
+SIMULATED = ("shares", "power", "odds", "views")
 
 if __name__ == "__main__":
     start = time.monotonic()
