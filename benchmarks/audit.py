@@ -21,8 +21,9 @@ from cxraug.balance.association import odds_ratio
 from cxraug.balance.clustered_share import clustered_interval
 from cxraug.balance.confounding import adjusted_odds, variable_of
 from cxraug.balance.label_noise import find_label_noise
+from cxraug.balance.mirrored import find_mirrored
 from cxraug.balance.near_copies import find_near_copies
-from cxraug.balance.picture_faults import FAULTS, find_faults, small
+from cxraug.balance.picture_faults import CUT, FAULTS, MIRRORED, PRIOR, blank, find_faults, small
 from cxraug.balance.sample_size import Question, patients_needed, positives_needed, power_of
 from cxraug.balance.tally import tally_levels
 from cxraug.evaluation.auroc import auroc
@@ -35,9 +36,10 @@ from cxraug.studies.manifest import Manifest, read_manifest
 from cxraug.studies.phantom.cohort import PhantomSettings, make_cohort
 
 STUDIES, REAL, PER_KIND = 400, 1000, 15
+PLANTED = (*FAULTS, "half turn", MIRRORED, "blank")
 COMMON = ("Cardiomegaly", "Edema", "Effusion", "Consolidation", "Pneumothorax")  # of the phantoms
 WRONG = (0.02, 0.05)  # shares of the labels that are turned
-SETS, TRIALS, SHARES = 200, 1000, 400
+SETS, TRIALS, SHARES = 200, 1000, 1000
 
 
 def main() -> None:
@@ -88,19 +90,47 @@ def planted_faults(sets: dict[str, tuple[Manifest, np.ndarray]]) -> list[str]:
     for name, (manifest, pixels) in sets.items():
         rng = np.random.default_rng(1)
         changed, truth = pixels.copy(), np.full(len(pixels), "", dtype=object)
-        rows = rng.permutation(len(pixels))[: PER_KIND * (len(FAULTS) + 1)].reshape(-1, PER_KIND)
-        for kind, at in zip((*FAULTS, "blank"), rows, strict=True):
+        rows = rng.permutation(len(pixels))[: PER_KIND * len(PLANTED)].reshape(-1, PER_KIND)
+        for kind, at in zip(PLANTED, rows, strict=True):
             truth[at] = kind
             changed[at] = [altered(image, kind, rng) for image in pixels[at]]
         views = manifest.frame["view"].to_numpy(dtype=object)
         found = find_faults(changed, manifest.frame["patient_id"].to_numpy(dtype=object), views)
-        for kind in (*FAULTS, "blank"):
+        for kind in PLANTED:
             at = truth == kind
-            caught, right = (found.fault[at] != "").mean(), (found.fault[at] == kind).mean()
+            name_of = "upside down" if kind == "half turn" else kind
+            caught, right = (found.fault[at] != "").mean(), (found.fault[at] == name_of).mean()
             out.append(f"| {name} | {len(pixels):,} | {kind} | {caught:.0%} | {right:.0%} |")
         others = (found.fault[truth == ""] != "").mean()
         out.append(f"| {name} | {len(pixels):,} | none | {others:.2%} | |")
     return out
+
+
+def mirrored_images(sets: dict[str, tuple[Manifest, np.ndarray]]) -> list[str]:
+    """Every frontal image mirrored, judged by a classifier that did not see the patient."""
+    out = ["## Mirrored images", ""]
+    out += [
+        "Every frontal image judged as it is and mirrored, by what other patients taught; intervals by patient.",
+        "",
+        "| images | n | found, 1 % false alarms | found, as listed | false alarms, as listed |",
+        "|---|---|---|---|---|",
+    ]
+    for name, (manifest, pixels) in sets.items():
+        rows = np.flatnonzero((manifest.frame["view"] != "Lateral").to_numpy() & (blank(pixels) == ""))
+        patients = pd.factorize(manifest.frame["patient_id"].iloc[rows])[0]
+        found = find_mirrored(cells_of(pixels[rows]), patients, PRIOR, CUT)
+        assert found is not None
+        sound = found.probability <= CUT
+        flags = (found.side > np.quantile(-found.side[sound], 0.99), found.mirror_probability > CUT, ~sound)
+        out.append(f"| {name} | {len(rows):,} | " + " | ".join(share_of(flag, patients) for flag in flags) + " |")
+    return out
+
+
+def share_of(flags: np.ndarray, patients: np.ndarray) -> str:
+    """A share with its interval, clustered by patient."""
+    tally = tally_levels(flags.astype(np.float32)[:, None], patients, np.zeros(len(flags), int), ["all"])
+    value, low, high = (part[0, 0] for part in (tally.prevalence, tally.low, tally.high))
+    return f"{value:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def altered(image: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -111,7 +141,9 @@ def altered(image: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarra
         return np.rot90(image, rng.choice([1, 3]))
     if kind == "upside down":
         return image[::-1]
-    if kind == "mirrored":
+    if kind == "half turn":
+        return image[::-1, ::-1]
+    if kind == MIRRORED:
         return image[:, ::-1]
     if kind == "blank":
         return np.full_like(image, rng.integers(0, 256))
@@ -296,9 +328,9 @@ def one_set(patients: int, truth: float, seed: int) -> tuple[float, ...]:
 def views() -> list[str]:
     """What findings go with: AP images, by images and all else equal, against counts of patients."""
     out = ["## View, by images and by patients", ""]
-    out += [f"{SETS} simulated sets each: 1 to 30 images per patient, AP with a chance of its own, a patient's images",
-            "share an effect (standard deviation 0.5 of the logit). By patients: those who ever had an AP image against",
-            "the others, with the finding in any image. 95 % intervals.", ""]  # fmt: skip
+    out += [f"{SETS} simulated sets each: 1 to 30 images per patient, AP with a chance of its own; a patient's images",
+            "share an effect (standard deviation 0.5 of the logit). By patients: who ever had an AP image against the",
+            "others, with the finding in any image. 95 % intervals.", ""]  # fmt: skip
     out += [
         "| patients | true odds ratio | by images: mean | covers | by patients: mean | covers |",
         "|---|---|---|---|---|---|",
@@ -335,10 +367,10 @@ def one_view(patients: int, truth: float, seed: int) -> tuple[float, ...]:
 def shares() -> list[str]:
     """Does the interval of a prevalence hold what it promises, for rare findings and few images too?"""
     out = ["## Prevalence intervals", ""]
-    out += [f"{SHARES} simulated sets each of n images; a patient's images are alike as a correlation says. Sizes: one",
-            "image each; 1 to about 8 (Poisson); 1 to 100, many with one (skewed), also with the finding more frequent",
-            "where patients have more images. Lowest: the coverage of the prevalence where it is least. 95 % intervals;",
-            "width over that of the exact interval for as many patients as images.", ""]  # fmt: skip
+    out += [f"{SHARES:,} simulated sets each of n images, 50 to 5,000, prevalence 0.002 to 0.5; a patient's images are",
+            "alike as a correlation says. One image per patient; 1 to about 8 (Poisson); 1 to 100, most with a few",
+            "(skewed), also with the finding more frequent where patients have more images. 95 % intervals; width:",
+            "over that of the exact interval of n patients.", ""]  # fmt: skip
     out += ["| images per patient | correlation | coverage: mean | lowest | at n, prevalence | width |",
             "|---|---|---|---|---|---|"]  # fmt: skip
     for sizes, alike in (("one", 0.0), ("Poisson", 0.0), ("Poisson", 0.3), ("Poisson", 0.7), ("skewed", 0.0),
@@ -357,7 +389,7 @@ def shares() -> list[str]:
 
 
 def held_share(sizes: str, n: int, p: float, alike: float) -> tuple[float, float]:
-    """Share of simulated sets whose interval holds the prevalence, and how wide it is over the exact one of n images."""
+    """Share of simulated sets whose interval holds the prevalence, and its width over the exact one of n patients."""
     rng = np.random.default_rng([n, round(1000 * p), round(10 * alike), len(sizes)])
     images = patients_of(sizes, n, rng)
     rate = np.full(len(images), p)
@@ -392,8 +424,8 @@ def patients_of(sizes: str, n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 PARTS: dict[str, Callable[..., list[str]]] = {
-    "faults": planted_faults, "copies": planted_copies, "labels": wrong_labels, "shares": shares, "power": sample_sizes,
-    "odds": coverage, "views": views,
+    "faults": planted_faults, "mirrored": mirrored_images, "copies": planted_copies, "labels": wrong_labels,
+    "shares": shares, "power": sample_sizes, "odds": coverage, "views": views,
 }  # fmt: skip
 SIMULATED = ("shares", "power", "odds", "views")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from cxraug.balance.clustered_share import clustered_interval, design_effect
+from cxraug.balance.clustered_share import clustered_interval, design_effect, telling
 
 BLOCK = 32  # findings that are summed at once; keeps a table of 200,000 patients within some 100 MB
 
@@ -116,9 +116,10 @@ def _count(y: np.ndarray, units: Units) -> tuple[np.ndarray, ...]:
     with np.errstate(divide="ignore", invalid="ignore"):
         value = found / images
         size = per(seen * seen) / images
+    sides = hits > 0, hits < seen
+    sums, squares = (np.stack([per(side * seen**power) for side in sides], axis=1) for power in (1, 2))
     square = per(np.square(hits - np.nan_to_num(value, nan=0.0)[units.level] * seen))
-    patients = np.stack([known, np.minimum(positive, negative)], axis=1)
-    effect, excess = design_effect(images, value, square, size, patients)
+    effect, excess = design_effect(images, value, square, size, known, telling(sums, squares))
     low, high = np.full(value.shape, np.nan), np.full(value.shape, np.nan)
     at = images > 0
     low[at], high[at] = clustered_interval(value[at], images[at] / (1 + excess[at]))

@@ -146,6 +146,11 @@ def _faults(faults: dict[str, Any]) -> list[Markup]:
         f"it flags is {number(faults['most_false_alarms'], '.2%')} of the images, so its false alarms are at most "
         "that. faulty_images.csv lists them, the surest first. Blank images are found by rule."
     )
+    if faults["mirrored_found_at_one_percent"] is not None:
+        text += (
+            " An image is listed as mirrored if that is likelier than not, were 0.5 % of the images mirrored; with 1 % "
+            f"of false alarms {faults['mirrored_found_at_one_percent']:.0%} of mirrored images would be found."
+        )
     return [
         heading("Faulty pictures"),
         paragraph(text),

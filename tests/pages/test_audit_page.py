@@ -37,7 +37,7 @@ def audit() -> dict:
     looked = {
         "images": 1000, "of": 2000, "seed": 0,
         "faults": {"judged": 990, "counts": {"inverted": 3}, "planted_found": {"inverted": 0.98, "mirrored": 0.2},
-                   "most_false_alarms": 0.003},
+                   "most_false_alarms": 0.003, "mirrored_found_at_one_percent": 0.8},
         "near_copies": {"compared": 990, "pairs": 4, "across_splits": 2, "different_labels": 1, "cut": 0.91,
                         "expected_by_chance": 0.05},
         "label_noise": {"images": 1000, "candidates": 12, "extractor": "edges", "false_alarms": 0.02, "supposed": 0.01,
