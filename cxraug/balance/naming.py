@@ -227,7 +227,7 @@ def _cells(cells: Sequence[dict[str, Any]], rows: str) -> list[Named]:
 def _confounded(rows_of: Sequence[dict[str, Any]], rows: str) -> list[Named]:
     found = []
     for c in rows_of:
-        strong = _sure_odds(c) > STRONG_ODDS or (c["unit"] == "patients" and (c["cramers_v"] or 0) >= STRONG_V)
+        strong = sure_odds(c) > STRONG_ODDS or (c["unit"] == "patients" and (c["cramers_v"] or 0) >= STRONG_V)
         if c["p_adjusted"] >= ALPHA or not strong:
             continue
         there = "the other images" if c["unit"] == "images" else "elsewhere"
@@ -241,13 +241,13 @@ def _confounded(rows_of: Sequence[dict[str, Any]], rows: str) -> list[Named]:
         expected = c["rest_prevalence"] * c["n"]
         how = "adjusted odds ratio" if c["adjusted_for"] not in ("", "nothing") else "odds ratio"
         brief = f"{c['finding']} with {_level(c['variable'], c['level'])} ({how} {_odds(c['odds_ratio'])})"
-        facts |= {"v": c["cramers_v"], "sure": _sure_odds(c)}
+        facts |= {"v": c["cramers_v"], "sure": sure_odds(c)}
         found.append(_name("confounded", text, brief, expected=expected, **facts))
     first = {"source": 0, "view": 1}
     return sorted(found, key=lambda item: (first.get(item["group"], 2), -item["sure"]))
 
 
-def _sure_odds(row: dict[str, Any]) -> float:
+def sure_odds(row: dict[str, Any]) -> float:
     """How far from 1 the odds ratio is at least, up or down: the nearer end of its interval; 1 where it holds 1."""
     if row["ci_low"] is None or row["ci_high"] is None:
         return 1.0

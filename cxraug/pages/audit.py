@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
-from cxraug.balance.naming import ALPHA, headlines
+from cxraug.balance.naming import ALPHA, headlines, sure_odds
 from cxraug.pages import audit_depth
 from cxraug.pages.page import (
     Cell,
@@ -81,7 +80,7 @@ def _findings(audit: dict[str, Any]) -> list[Markup]:
         row |= {"patients": f["patients_positive"], "of": f["patients_known"], "prevalence": f["prevalence"]}
         shares = (f["image_prevalence"], f["image_ci_low"], f["image_ci_high"])
         row |= {"of images": Cell(interval(*shares, ".1%"), f["image_prevalence"]), "design effect": f["design_effect"]}
-        row |= {"images": f["images_positive"], "uncertain or blank images": f["images_uncertain"]}
+        row |= {"images": f["images_positive"], "uncertain, blank": f["images_uncertain"]}
         row |= {f"{s} patients": b["patients_positive"] for s, b in f["by_split"].items() if s not in ("all", "train")}
         rows.append(row)
     counts = facts((s["split"], f"{s['patients']:,} patients, {s['images']:,} images") for s in audit["splits"])
@@ -182,15 +181,16 @@ def _together(audit: dict[str, Any]) -> list[Markup]:
 
 
 def _confounded(audit: dict[str, Any]) -> list[Markup]:
-    found = sorted(audit["confounded"], key=lambda c: (c["p_adjusted"], -abs(math.log(c["odds_ratio"] or 1))))
+    found = sorted(audit["confounded"], key=lambda c: -sure_odds(c["all_else_equal"] or c))
     if not found:
         return [paragraph("Source, view and groups have a single level each: nothing to be confused with.")]
     text = (
         "The level was picked because it stands out; its p value is corrected for that and, by Holm, for all rows. "
-        "Intervals are each for themselves. View, source and other columns of the image are counted in images; their "
-        "odds ratio is that at the same age, sex, view and source, clustered by patient. (Counts of patients would tie "
-        "AP images to every finding: who has many images has some of both.) Sex, race and age are counted in patients, "
-        "and all else equal is what is left of them among images that are otherwise alike."
+        "Intervals are each for themselves; first is what is surely strongest, all else equal where that is known. "
+        "View, source and other columns of the image are counted in images; their odds ratio is that at "
+        "the same age, sex, view and source, clustered by patient. (Counts of patients would tie AP images to every "
+        "finding: who has many images has some of both.) Sex, race and age are counted in patients, and all else equal "
+        "is what is left of them among images that are otherwise alike."
     )
     firm, rest = [c for c in found if c["p_adjusted"] < ALPHA], [c for c in found if c["p_adjusted"] >= ALPHA]
     parts = [paragraph(text)]
@@ -213,11 +213,15 @@ def _associations(found: Sequence[dict[str, Any]]) -> Markup:
                 c if c["unit"] == "images" and c["adjusted_for"] else c["all_else_equal"]
             ),
             "same": _same(c),
-            "adjusted p": c["p_adjusted"],
+            "adjusted p": _p(c["p_adjusted"]),
         }
         for c in found
     ]
-    return table(pd.DataFrame(rows), formats={"there": ".1%", "elsewhere": ".1%", "adjusted p": ".3f"})
+    return table(pd.DataFrame(rows), formats={"there": ".1%", "elsewhere": ".1%"})
+
+
+def _p(value: float) -> Cell:
+    return Cell("< 0.001" if value < 0.001 else f"{value:.3f}", value)
 
 
 def _crude(row: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def shortcuts(audit: dict[str, Any]) -> list[Markup]:
 def all_else_equal(audit: dict[str, Any]) -> list[Markup]:
     """Projection and source against findings, adjusted; groups are beside their cells."""
     rows = [r for r in audit["associations"] if r["group"] in ("projection", "source") and r["odds_ratio"] is not None]
-    rows = [r for r in rows if not (r["group"] == "projection" and r["level"] == "PA")]
+    views = {r["level"] for r in audit["associations"] if r["group"] == "view"}
+    told = {"PA", "AP"} if views <= {"PA", "AP"} else {"PA"}  # without other views it is told above
+    rows = [r for r in rows if not (r["group"] == "projection" and r["level"] in told)]
     parts: list[Markup] = []
     if rows:
         caption = (
