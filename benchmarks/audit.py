@@ -39,7 +39,7 @@ STUDIES, REAL, PER_KIND = 400, 1000, 15
 PLANTED = (*FAULTS, "half turn", MIRRORED, "blank")
 COMMON = ("Cardiomegaly", "Edema", "Effusion", "Consolidation", "Pneumothorax")  # of the phantoms
 WRONG = (0.02, 0.05)  # shares of the labels that are turned
-SETS, TRIALS, SHARES = 200, 1000, 1000
+SETS, TRIALS, SHARES, BATCH = 200, 1000, 1000, 100
 
 
 def main() -> None:
@@ -398,16 +398,23 @@ def held_share(sizes: str, n: int, p: float, alike: float) -> tuple[float, float
         mean = (special.expit(at[:, None] + np.log(images)) * images).sum(axis=1) / n
         rate = special.expit(np.interp(p, mean, at) + np.log(images))
     truth = float(rate @ images / n)
-    patient, held, width = np.repeat(np.arange(len(images)), images), [], []
-    for _ in range(SHARES):
-        drawn = rate if alike == 0 else rng.beta(rate * (1 / alike - 1), (1 - rate) * (1 / alike - 1))
-        y = (rng.random(n) < drawn[patient]).astype(np.float32)[:, None]
+    patient = np.repeat(np.arange(len(images)), images)
+    held, width = [], []
+    for _ in range(SHARES // BATCH):  # the sets of a batch are columns: findings do not tell of each other
+        size = (BATCH, len(images))
+        drawn = np.broadcast_to(rate, size) if alike == 0 else rng.beta(*beta_of(rate, alike), size)
+        y = (rng.random((n, BATCH)) < drawn.T[patient]).astype(np.float32)
         tally = tally_levels(y, patient, np.zeros(n, int), ["all"])
-        low, high = tally.low[0, 0], tally.high[0, 0]
-        exact = clustered_interval(y.mean(axis=0), np.array([n]))
-        held.append(low <= truth <= high)
-        width.append((high - low) / float((exact[1] - exact[0])[0]))
+        low, high = tally.low[0], tally.high[0]
+        exact = clustered_interval(y.mean(axis=0), np.full(BATCH, float(n)))
+        held.append((low <= truth) & (truth <= high))
+        width.append((high - low) / (exact[1] - exact[0]))
     return float(np.mean(held)), float(np.mean(width))
+
+
+def beta_of(rate: np.ndarray, alike: float) -> tuple[np.ndarray, np.ndarray]:
+    """Parameters of a beta distribution with mean ``rate`` and correlation ``alike`` between a patient's images."""
+    return rate * (1 / alike - 1), (1 - rate) * (1 / alike - 1)
 
 
 def patients_of(sizes: str, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from cxraug.balance.association import share_interval
 from cxraug.evaluation.auroc import auroc
 from cxraug.evaluation.measured import Patients
 from cxraug.evaluation.uncertainty import interval
@@ -27,6 +28,7 @@ MIN_PATIENTS = 30  # with the finding, and without it
 MIN_AUROC = 0.75  # lower limit below which a finding is not judged
 RIDGES = (0.01, 0.1, 1.0, 10.0)  # times the mean variance of the features
 EXTRACTOR = "histograms of gradients (8 x 8 places, 8 directions) and 16 x 16 grey values, no weights"
+FIRST = 20  # of a list: what a person reads of it
 SUPPOSED = 0.01  # share of wrong labels that the statement about the list supposes
 
 
@@ -36,17 +38,23 @@ class LabelNoise:
 
     ``candidates``: image, patient, split, finding, given (0 or 1), probability of the finding, likelihood ratio (how
     much likelier the image is under the other label), the most suspicious first. ``findings``: per finding what is
-    known about its list. ``images``: how many were judged.
+    known about its list. ``images``: how many were judged. ``first``: of the second fit, the labels that head the list
+    (20, or as many as there are), and ``first_turned``, how many of them were turned on purpose.
     """
 
     candidates: pd.DataFrame
     findings: list[dict[str, Any]]
     images: int
+    first: int = 0
+    first_turned: int = 0
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready, without the list."""
+        low, high = share_interval(self.first_turned, self.first)
         return {"images": self.images, "candidates": len(self.candidates), "findings": self.findings,
-                "extractor": EXTRACTOR, "false_alarms": FALSE_ALARMS, "supposed": SUPPOSED}  # fmt: skip
+                "extractor": EXTRACTOR, "false_alarms": FALSE_ALARMS, "supposed": SUPPOSED, "planted": PLANTED,
+                "first": self.first, "first_turned": self.first_turned,
+                "first_low": low, "first_high": high}  # fmt: skip
 
 
 def find_label_noise(
@@ -82,7 +90,7 @@ def find_label_noise(
     both = np.concatenate([y[:, enough], np.where(wrong, 1 - y[:, enough], y[:, enough])], axis=1)
     scores = out_of_fold(_standardised(features), both, fold)
     half = len(enough)
-    found = []
+    found, second = [], []
     for k, f in enumerate(enough):
         value, low, high = _auroc(scores[:, k], y[:, f], patient)
         facts: dict[str, Any] = {"finding": findings[f], "auroc": value, "ci_low": low, "ci_high": high}
@@ -92,7 +100,8 @@ def find_label_noise(
             continue
         listed, p, ratio = suspicious(scores[:, k], y[:, f], fold)
         at = wrong[:, k]
-        again, _, _ = suspicious(scores[:, half + k], both[:, half + k], fold, right=~at)
+        again, _, doubt = suspicious(scores[:, half + k], both[:, half + k], fold, right=~at)
+        second += [(float(doubt[i]), bool(at[i])) for i in np.flatnonzero(again)]
         facts |= {"judged": True, "why": ""}
         for given, name in ((1, "present"), (0, "absent")):
             turned = at & (both[:, half + k] == given)
@@ -106,7 +115,8 @@ def find_label_noise(
     order = {name: i for i, name in enumerate(findings)}
     known.sort(key=lambda row: order[row["finding"]])
     rows.append(_table(frame, found, findings))
-    return LabelNoise(pd.concat(rows, ignore_index=True), known, len(y))
+    first = [turned for _, turned in sorted(second, key=lambda item: -item[0])[:FIRST]]
+    return LabelNoise(pd.concat(rows, ignore_index=True), known, len(y), len(first), sum(first))
 
 
 def plant_wrong(y: np.ndarray, seed: int) -> np.ndarray:

@@ -365,11 +365,22 @@ def _images(looked: dict[str, Any]) -> list[Named]:
         text = (
             f"{_count(noise['candidates'], 'label')} of {_count(len(judged), 'finding')} speak against their image "
             f"(doubtful_labels.csv, the most doubtful first); at most {noise['false_alarms']:.0%} of the right labels "
-            f"of a kind are among them. {len(noise['findings']) - len(judged)} findings could not be judged."
+            f"of a kind are among them. {_first(noise)}{len(noise['findings']) - len(judged)} findings could not be "
+            "judged."
         )
         brief = f"{noise['candidates']:,} in {_count(len(judged), 'finding')}"
         found.append(_name("doubtful labels", text, brief, n=noise["candidates"]))
     return found
+
+
+def _first(noise: dict[str, Any]) -> str:
+    """What heads the list when labels were turned on purpose."""
+    if not noise["first"]:
+        return ""
+    return (
+        f"With {noise['planted']:.0%} turned on purpose, {noise['first_turned']} of the first {noise['first']} were "
+        "turned ones: read them before you correct them. "
+    )
 
 
 def _single_sources(single: dict[str, list[str]]) -> list[Named]:

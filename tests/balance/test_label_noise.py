@@ -35,6 +35,10 @@ def test_turned_labels_of_phantoms_are_listed(pictures) -> None:
         assert (mine["given"] == given).sum() <= label_noise.FALSE_ALARMS * number
     assert found.candidates["likelihood_ratio"].is_monotonic_decreasing
     assert (found.candidates["likelihood_ratio"] > 1).all()
+    told = found.describe()
+    assert 5 <= told["first"] <= label_noise.FIRST
+    assert told["first_low"] <= told["first_turned"] / told["first"] <= told["first_high"]
+    assert told["first_turned"] >= 3  # of five or more that were turned
     assert not facts["Mass"]["judged"]
     assert facts["Mass"]["why"]
 
