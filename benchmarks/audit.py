@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import special
 
 from cxraug.balance.adjustment import Sums, covariates, level_odds
-from cxraug.balance.association import odds_ratio
+from cxraug.balance.association import odds_ratio, share_interval
 from cxraug.balance.clustered_share import clustered_interval
 from cxraug.balance.confounding import adjusted_odds, variable_of
 from cxraug.balance.label_noise import find_label_noise
@@ -38,6 +38,7 @@ from cxraug.studies.phantom.cohort import PhantomSettings, make_cohort
 STUDIES, REAL, PER_KIND = 400, 1000, 15
 PLANTED = (*FAULTS, "half turn", MIRRORED, "blank")
 COMMON = ("Cardiomegaly", "Edema", "Effusion", "Consolidation", "Pneumothorax")  # of the phantoms
+DRAWS = 5  # of the labels that are turned
 WRONG = (0.02, 0.05)  # shares of the labels that are turned
 SETS, TRIALS, SHARES, BATCH = 200, 1000, 1000, 100
 
@@ -205,7 +206,8 @@ def wrong_labels(sets: dict[str, tuple[Manifest, np.ndarray]]) -> list[str]:
     """Labels turned: a share of the positive ones, and as many negative ones."""
     out = ["## Doubtful labels", ""]
     out += [
-        "A share of the positive labels and as many negative ones are turned; found among findings that are judged.",
+        "A share of the positive labels and as many negative ones are turned; found among findings that are judged. "
+        f"Means of {DRAWS} draws.",
         "",
     ]
     out += ["| images | turned | findings judged | listed | of these turned | first 20 | turned ones found | right "
@@ -213,26 +215,36 @@ def wrong_labels(sets: dict[str, tuple[Manifest, np.ndarray]]) -> list[str]:
     for name, (manifest, pixels) in sets.items():
         features = np.concatenate([cells_of(pixels), small(pixels)], axis=1)
         y, findings = manifest.y(), list(manifest.findings)
-        place = {image: i for i, image in enumerate(manifest.frame["image"])}
         for share in WRONG:
-            rng, wrong = np.random.default_rng(3), np.zeros(y.shape, bool)
-            for f in range(y.shape[1]):
-                for value in (1, 0):
-                    rows = np.flatnonzero(y[:, f] == value)
-                    number = round(share * np.count_nonzero(y[:, f] == 1))
-                    wrong[rng.choice(rows, min(number, len(rows)), replace=False), f] = True
-            found = find_label_noise(features, np.where(wrong, 1 - y, y), manifest.frame, findings)
-            judged = [findings.index(f["finding"]) for f in found.findings if f["judged"]]
-            table = found.candidates
-            pairs = zip(table["image"], table["finding"], strict=True)
-            hit = np.array([wrong[place[image], findings.index(finding)] for image, finding in pairs], bool)
-            right = int((~np.isnan(y[:, judged]) & ~wrong[:, judged]).sum())
+            rows = np.array([turned(features, manifest, y, share, draw) for draw in range(DRAWS)])
+            judged, listed, hits, first, first_hits, wrong, right, missed = rows.sum(axis=0)
+            low, high = share_interval(int(first_hits), int(first))
             out.append(
-                f"| {name} | {share:.0%} | {len(judged)} of {len(findings)} | {len(hit)} | {hit.mean():.0%} "
-                f"| {hit[:20].mean():.0%} | {hit.sum() / max(wrong[:, judged].sum(), 1):.0%} "
-                f"| {(~hit).sum() / max(right, 1):.2%} |"
+                f"| {name} | {share:.0%} | {judged / DRAWS:.1f} of {len(findings)} | {listed / DRAWS:.0f} "
+                f"| {hits / max(listed, 1):.0%} | {first_hits / max(first, 1):.0%} [{low:.0%}, {high:.0%}] "
+                f"| {hits / max(wrong, 1):.0%} | {missed / max(right, 1):.2%} |"
             )
     return out
+
+
+def turned(features: np.ndarray, manifest: Manifest, y: np.ndarray, share: float, draw: int) -> tuple[int, ...]:
+    """Findings judged, labels listed, turned ones of these, of the first 20, turned ones of these; then of the findings
+    judged: turned labels, right labels, and right ones listed."""
+    findings = list(manifest.findings)
+    place = {image: i for i, image in enumerate(manifest.frame["image"])}
+    rng, wrong = np.random.default_rng([3, draw]), np.zeros(y.shape, bool)
+    for f in range(y.shape[1]):
+        for value in (1, 0):
+            rows = np.flatnonzero(y[:, f] == value)
+            number = round(share * np.count_nonzero(y[:, f] == 1))
+            wrong[rng.choice(rows, min(number, len(rows)), replace=False), f] = True
+    found = find_label_noise(features, np.where(wrong, 1 - y, y), manifest.frame, findings, seed=draw)
+    judged = [findings.index(f["finding"]) for f in found.findings if f["judged"]]
+    pairs = zip(found.candidates["image"], found.candidates["finding"], strict=True)
+    hit = np.array([wrong[place[image], findings.index(finding)] for image, finding in pairs], bool)
+    right = int((~np.isnan(y[:, judged]) & ~wrong[:, judged]).sum())
+    return (len(judged), len(hit), int(hit.sum()), len(hit[:20]), int(hit[:20].sum()), int(wrong[:, judged].sum()),
+            right, int((~hit).sum()))  # fmt: skip
 
 
 def sample_sizes() -> list[str]:
