@@ -18,10 +18,12 @@ from cxraug.evaluation.measured import variance_df
 from cxraug.evaluation.uncertainty import Estimate
 
 COVARIATES = ("age", "sex", "view", "source")
+PERSON = ("age", "sex")  # of these; the others are of the image
 KNOTS = (0.05, 0.35, 0.65, 0.95)  # quantiles of the age at which the spline bends (Harrell 2015, section 2.4.6)
 RARE_LEVEL = 0.01  # share of the images under which levels of a covariate are put together
 MIN_PATIENTS = 10  # positive, and negative, in the level and outside it, below which nothing is estimated
 RIDGE = 1e-6  # precision of a covariate's coefficient before the data: keeps one that separates perfectly finite
+TOLERANCE = 0.01  # of a level's variance that the covariates must leave; less, and the two cannot be told apart
 STEPS, CLOSE = 50, 1e-9
 Z_FAR = 15.0  # of a logit
 
@@ -33,11 +35,17 @@ class Covariates:
     Attributes
     ----------
     of : (n,) pattern of each row. design : (K, c) its columns, the first of them 1. names : the variables in it.
+    columns : (c,) the variable of each column, the first of them "".
     """
 
     of: np.ndarray
     design: np.ndarray
     names: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    def of_person(self) -> np.ndarray:
+        """(c,) bool: the columns that say nothing of how an image was taken."""
+        return np.array([name in ("", *PERSON) for name in self.columns], bool)
 
 
 @dataclass(frozen=True)
@@ -91,12 +99,16 @@ class FindingSums:
 
 @dataclass(frozen=True)
 class OddsRatio:
-    """A log odds ratio with its patient-clustered variance and degrees of freedom; patients that it rests on."""
+    """A log odds ratio with its patient-clustered variance and degrees of freedom; patients that it rests on.
+
+    ``left``: share of the level's variance that the covariates do not explain.
+    """
 
     log: float
     variance: float
     df: float
     patients: int
+    left: float = 1.0
 
     @property
     def p_value(self) -> float:
@@ -131,7 +143,20 @@ def covariates(frame: pd.DataFrame, without: Sequence[str] = ()) -> Covariates:
         values, of = np.unique(joint, return_inverse=True)
         index = np.concatenate([index[values // len(block)], (values % len(block))[:, None]], axis=1)
     columns = [block[index[:, i]] for i, block in enumerate(blocks[1:])]
-    return Covariates(of, np.concatenate([np.ones((len(index), 1)), *columns], axis=1), tuple(names))
+    design = np.concatenate([np.ones((len(index), 1)), *columns], axis=1)
+    column_names = [name for name, block in zip(names, blocks[1:], strict=True) for _ in range(block.shape[1])]
+    return Covariates(of, design, tuple(names), ("", *column_names))
+
+
+def crude_odds(sums: FindingSums, inside: np.ndarray) -> OddsRatio:
+    """Odds of a finding in a level against those outside it; arguments and variance as of :func:`level_odds`."""
+    slope, expected, log = np.zeros(len(inside)), np.zeros(len(inside)), 0.0
+    for part, sign in ((inside, 1.0), (~inside, -1.0)):
+        images, found = sums.images[part].sum(), sums.found[part].sum()
+        share = np.clip(found / max(images, 1), 1e-12, 1 - 1e-12)
+        log += sign * float(special.logit(share))
+        slope[part], expected[part] = sign / (max(images, 1) * share * (1 - share)), share
+    return _clustered(sums, log, slope, expected)
 
 
 def level_odds(sums: FindingSums, inside: np.ndarray, design: np.ndarray) -> OddsRatio:
@@ -153,13 +178,21 @@ def level_odds(sums: FindingSums, inside: np.ndarray, design: np.ndarray) -> Odd
     x = x[:, [j for j in range(x.shape[1]) if j in (0, x.shape[1] - 1) or np.ptp(x[:, j]) > 0]]
     p, information, beta = _fit(x, sums.images[used], sums.found[used])
     slope, expected = np.zeros(len(design)), np.zeros(len(design))
-    slope[used] = x @ np.linalg.solve(information, np.eye(x.shape[1])[-1])
+    inverse = np.linalg.solve(information, np.eye(x.shape[1])[-1])
+    slope[used] = x @ inverse
     expected[used] = p
+    spread = information[-1, -1] - information[0, -1] ** 2 / information[0, 0]
+    left = 1 / max(inverse[-1] * spread, 1e-300)
+    return _clustered(sums, float(beta[-1]), slope, expected, float(left))
+
+
+def _clustered(sums: FindingSums, log: float, slope: np.ndarray, expected: np.ndarray, left: float = 1.0) -> OddsRatio:
+    """An odds ratio that moves by ``slope`` (K,) for every finding beyond the ``expected`` share (K,)."""
     pattern = sums.sums.pattern
     psi = sums.per_patient(sums.hits * slope[pattern] - sums.seen * (expected * slope)[pattern])
     psi *= np.sqrt(sums.known / max(sums.known - 1, 1))
     df = variance_df(psi[None], np.array([sums.known]))[0]
-    return OddsRatio(float(beta[-1]), float(psi @ psi), float(df), sums.known)
+    return OddsRatio(log, float(psi @ psi), float(df), sums.known, left)
 
 
 def _fit(x: np.ndarray, images: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

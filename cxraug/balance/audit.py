@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cxraug.balance.association import cramers_v, fisher_p, holm, odds_ratio, prevalence_ratio
+from cxraug.balance.association import fisher_p, holm, prevalence_ratio
 from cxraug.balance.census import pair_codes, take_census, unknown_labels
+from cxraug.balance.confounded import associations, of_image
 from cxraug.balance.confounding import (
+    Variable,
     acquisition,
     adjusted_odds,
     by_cell,
@@ -54,7 +56,8 @@ def audit_manifest(
     """Audit a manifest.
 
     Everything about findings and groups is counted in the training rows (all rows if there are none); a patient counts
-    once per group level and is positive if any image there is. A blank label is unknown, never negative.
+    once per group level and is positive if any image there is. What goes with view and source is counted in images. A
+    blank label is unknown, never negative.
 
     Parameters
     ----------
@@ -82,11 +85,14 @@ def audit_manifest(
     levels = {g: level[rows].reset_index(drop=True) for g, level in whole.items()}
     counts = {g: _Counts.of(y, patient, levels[g], age_bins) for g in present}
     variables = [variable_of(g, levels[g], counts[g].names, [p.strip() for p in g.split("*")]) for g in present]
-    variables += [variable_of(c, *_column(part, c), (c,)) for c in ("source",) if c not in present]
+    taken = [variable_of(c, *_column(part, c), (c,)) for c in ("source", "view") if c not in present]
     findings = manifest.findings
     tallies = {g: c.tally for g, c in counts.items()}
-    variables_and_projection = [*variables, projection_variable(part.frame)]
-    odds = [adjusted_odds(v, part.frame, y, patient, findings, tallies.get(v.name)) for v in variables_and_projection]
+    tallies |= {v.name: _tally(v, y, patient) for v in taken}
+    everything = [*variables, *taken]
+    odds = [row for v in everything for row in adjusted_odds(v, part.frame, y, patient, findings, tallies[v.name])]
+    odds += _projection_odds(part.frame, y, patient, findings, odds)
+    by_image = {v.name: of_image(v.name, v.level, patient) for v in everything if "*" not in v.name}
     audit: dict[str, Any] = {
         "images": len(frame),
         "studies": _distinct(frame, "study"),
@@ -96,15 +102,15 @@ def audit_manifest(
         "splits": _splits(frame),
         "findings": _findings(manifest, whole_y, "train" if train.any() else "all"),
         "groups": _groups(counts, part),
-        "cells": _cells(counts, findings, [row for rows_of in odds for row in rows_of]),
+        "cells": _cells(counts, findings, odds, by_image),
         "missing": _missing(manifest, groups),
         "patients_in_two_splits": _two_splits(frame),
         "duplicates": _duplicates(frame, pixel_sha),
         "burned_text": _burned_text(frame, writing),
-        "confounded": _confounded(part, y, patient, counts),
-        "associations": [row for rows_of in odds for row in rows_of],
+        "confounded": plain(associations({v: tallies[v] for v in by_image}, by_image, findings, by_cell(odds))),
+        "associations": odds,
         "shortcuts": shortcuts(part.frame, y, patient, findings),
-        "acquisition": acquisition(variables, part.frame, patient),
+        "acquisition": acquisition([v for v in everything if v.name != "view"], part.frame, patient),
         "measurable": measurable_gaps(manifest, whole_y, whole, question, age_bins, tallies if train.any() else None),
         "single_source": _single_source(part, y),
         "images_looked_at": dict(images or {}),
@@ -267,9 +273,12 @@ def _product_of_margins(name: str, names: Sequence[str], sizes: Sequence[int], r
 
 
 def _cells(
-    counts: Mapping[str, _Counts], findings: Sequence[str], associations: Sequence[dict[str, Any]]
+    counts: Mapping[str, _Counts],
+    findings: Sequence[str],
+    odds: Sequence[dict[str, Any]],
+    by_image: Mapping[str, bool],
 ) -> list[dict[str, Any]]:
-    out, adjusted = [], by_cell(associations)
+    out, adjusted = [], by_cell(odds)
     for group, c in counts.items():
         family: list[dict[str, Any]] = []
         two = int(c.real.sum()) == 2
@@ -283,6 +292,7 @@ def _cells(
                         "finding": finding,
                         "group": group,
                         "level": level,
+                        "of_image": by_image.get(group, False),
                         "patients": n,
                         "patients_positive": a,
                         "prevalence": a / n if n else None,
@@ -323,43 +333,23 @@ def _column(part: Manifest, column: str) -> tuple[pd.Series, list[str]]:
     return level, level_order(level)
 
 
-def _confounded(
-    part: Manifest, y: np.ndarray, patient: np.ndarray, counts: Mapping[str, _Counts]
+def _tally(variable: Variable, y: np.ndarray, patient: np.ndarray) -> Tally:
+    rows = variable.level >= 0
+    return tally_levels(y[rows], patient[rows], variable.level[rows], variable.names)
+
+
+def _projection_odds(
+    frame: pd.DataFrame,
+    y: np.ndarray,
+    patient: np.ndarray,
+    findings: Sequence[str],
+    odds: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Association of every finding with source, view and the groups: the level that stands out most, and Cramer's V."""
-    columns = {c: _column(part, c)[0] for c in ("source", "view")}
-    variables = {c: _Counts.of(y, patient, level, AGE_BINS) for c, level in columns.items()}
-    variables |= {g: c for g, c in counts.items() if g not in variables and "*" not in g}
-    out: list[dict[str, Any]] = []
-    for variable, c in variables.items():
-        for f, finding in enumerate(part.findings):
-            at = [i for i in range(len(c.names)) if c.real[i] and c.known[i, f] > 0]
-            if len(at) < 2 or c.positive[at, f].sum() in (0, c.known[at, f].sum()):
-                continue
-            looks = [fisher_p(*c.rest(i, f)) for i in at]
-            best = at[int(np.argmin(looks))]
-            a, n, b, m = c.rest(best, f)
-            odds = odds_ratio(a, n, b, m)
-            out.append(
-                {
-                    "finding": finding,
-                    "variable": variable,
-                    "level": c.names[best],
-                    "patients": n,
-                    "patients_positive": a,
-                    "prevalence": a / n,
-                    "rest_prevalence": b / m,
-                    "odds_ratio": odds.value,
-                    "ci_low": odds.low,
-                    "ci_high": odds.high,
-                    "cramers_v": cramers_v(c.positive[at, f], c.known[at, f]),
-                    # Bonferroni within the variable: the level was picked because it stands out
-                    "p_value": min(1.0, min(looks) * (1 if len(at) == 2 else len(at))),
-                }
-            )
-    for row, p in zip(out, holm([row["p_value"] for row in out]), strict=True):
-        row["p_adjusted"] = float(p)
-    return [plain(row) for row in out]
+    """AP against PA; where there are no other views, that is the odds by view, which are at hand."""
+    same = [row for row in odds if row["group"] == "view"]
+    if same and {row["level"] for row in same} == {"AP", "PA"}:
+        return [{**row, "group": "projection"} for row in same]
+    return adjusted_odds(projection_variable(frame), frame, y, patient, findings)
 
 
 def _single_source(part: Manifest, y: np.ndarray) -> dict[str, list[str]]:

@@ -13,8 +13,8 @@ PREVALENCE = (
 )  # fmt: skip
 
 ASSOCIATIONS = (
-    "finding", "group", "level", "adjusted_for", "crude", "crude_low", "crude_high", "odds_ratio", "ci_low", "ci_high",
-    "p_value", "p_adjusted",
+    "finding", "group", "level", "adjusted_for", "inseparable_from", "crude", "crude_low", "crude_high", "odds_ratio",
+    "ci_low", "ci_high", "p_value", "p_adjusted",
 )  # fmt: skip
 SHORTCUTS = ("finding", "from", "auroc", "ci_low", "ci_high", "images", "patients_positive")
 ACQUISITION = ("group", "level", "images", "ap", "share", "ci_low", "ci_high")

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cxraug.balance.adjustment import MIN_PATIENTS, Covariates, OddsRatio, Sums, covariates, level_odds
+from cxraug.balance.adjustment import (
+    COVARIATES,
+    MIN_PATIENTS,
+    PERSON,
+    TOLERANCE,
+    Covariates,
+    FindingSums,
+    OddsRatio,
+    Sums,
+    covariates,
+    crude_odds,
+    level_odds,
+)
 from cxraug.balance.association import holm
 from cxraug.balance.shortcut import deal, projection, shortcut
 from cxraug.balance.tally import Tally, tally_levels
@@ -55,32 +67,36 @@ def adjusted_odds(
 
     Returns
     -------
-    A row per finding and level: ``finding, group, level, adjusted_for, crude, crude_low, crude_high, odds_ratio,
-    ci_low, ci_high, p_value, p_adjusted`` (Holm over the findings and levels of this variable; of two levels, which
-    mirror each other, one is counted). Numbers are None where a level or the rest has fewer than 10 patients with, or
-    without, the finding.
+    A row per finding and level: ``finding, group, level, adjusted_for, inseparable_from, crude, crude_low, crude_high,
+    odds_ratio, ci_low, ci_high, p_value, p_adjusted`` (Holm over the findings and levels of this variable; of two
+    levels, which mirror each other, one is counted). Numbers are None where a level or the rest has fewer than 10
+    patients with, or without, the finding. Where view or source go with the level so closely that the two cannot be
+    told apart (they leave under 1 % of its variance), ``inseparable_from`` names them and they are not adjusted for.
     """
     rows = np.flatnonzero(variable.level >= 0)
     names = variable.names
     if len(names) < 2 or len(names) > MOST_LEVELS or not len(rows):
         return []
     y, patient, level = y[rows], patient[rows], variable.level[rows]
-    others = covariates(frame.iloc[rows], variable.parts)
+    others = covariates(frame[[c for c in COVARIATES if c in frame.columns]].iloc[rows], variable.parts)
     joint, pattern = np.unique(others.of * len(names) + level, return_inverse=True)
     sums, at = Sums.of(y, patient, pattern), joint % len(names)
     design = others.design[joint // len(names)]
     tally = tally_levels(y, patient, level, names) if tally is None else tally.take(names)
+    person = others.of_person()
     out: list[dict[str, Any]] = []
     for f, finding in enumerate(findings):
         enough = _enough(tally, f)
         mine = sums.finding(f) if enough.any() else None
-        found: dict[int, tuple[OddsRatio, OddsRatio]] = {}
+        found: dict[int, tuple[OddsRatio, OddsRatio, bool]] = {}
         for k in np.flatnonzero(enough)[: 1 if len(names) == 2 else None]:
             assert mine is not None
-            found[int(k)] = level_odds(mine, at == k, design[:, :1]), level_odds(mine, at == k, design)
+            found[int(k)] = (crude_odds(mine, at == k), *_adjusted(mine, at == k, design, person))
+        if len(names) == 2 and found:
+            crude, adjusted, whole = found[0]
+            found[1] = _mirror(crude), _mirror(adjusted), whole
         for k, name in enumerate(names):
-            pair = found.get(k) or (tuple(_mirror(one) for one in found[0]) if len(names) == 2 and found else None)
-            out.append({"finding": finding, "group": variable.name, "level": name, **_row(pair, others)})
+            out.append({"finding": finding, "group": variable.name, "level": name, **_row(found.get(k), others)})
     _correct(out, mirrored=len(names) == 2)
     return out
 
@@ -140,16 +156,28 @@ def _enough(tally: Tally, f: int) -> np.ndarray:
     return ok
 
 
+def _adjusted(sums: FindingSums, inside: np.ndarray, design: np.ndarray, person: np.ndarray) -> tuple[OddsRatio, bool]:
+    """With all columns of ``design``, or those of the ``person`` alone where the others leave nothing to compare."""
+    whole = level_odds(sums, inside, design)
+    if whole.left >= TOLERANCE or person.all():
+        return whole, True
+    return level_odds(sums, inside, design[:, person]), False
+
+
 def _mirror(odds: OddsRatio) -> OddsRatio:
-    return OddsRatio(-odds.log, odds.variance, odds.df, odds.patients)
+    return replace(odds, log=-odds.log)
 
 
-def _row(pair: Any, others: Covariates) -> dict[str, Any]:
+def _row(found: tuple[OddsRatio, OddsRatio, bool] | None, others: Covariates) -> dict[str, Any]:
     keys = ("crude", "crude_low", "crude_high", "odds_ratio", "ci_low", "ci_high", "p_value", "p_adjusted")
-    empty: dict[str, Any] = {"adjusted_for": ", ".join(others.names) or "nothing", **dict.fromkeys(keys)}
-    if pair is None:
+    empty: dict[str, Any] = {"adjusted_for": ", ".join(others.names) or "nothing", "inseparable_from": ""}
+    empty |= dict.fromkeys(keys)
+    if found is None:
         return empty
-    crude, adjusted = pair
+    crude, adjusted, whole = found
+    if not whole:
+        empty["adjusted_for"] = ", ".join(n for n in others.names if n in PERSON) or "nothing"
+        empty["inseparable_from"] = " and ".join(n for n in others.names if n not in PERSON)
     values = [np.exp(crude.log), *crude.limits(), np.exp(adjusted.log), *adjusted.limits(), adjusted.p_value]
     return {**empty, **dict(zip(keys, (float(v) for v in values), strict=False))}
 

@@ -64,7 +64,8 @@ def look_at_images(
     part, pixels = manifest.take(rows), np.asarray(cache.pixels[rows])
     frame = part.frame
     found = structure_of(pixels, cache.sha[rows], Path(folder))
-    faults = find_faults(pixels, frame["patient_id"].to_numpy(dtype=object), frame["view"].to_numpy(dtype=object), seed)
+    patients, views = (frame[column].to_numpy(dtype=object) for column in ("patient_id", "view"))
+    faults = find_faults(pixels, patients, views, seed, found)
     empty = np.isin(faults.fault, ["blank", "partly blank"])
     copies = find_near_copies(pixels, found, frame, seed, skip=empty)
     noise = find_label_noise(np.concatenate([found, small(pixels)], axis=1), part.y(), frame, part.findings, seed)

@@ -27,9 +27,12 @@ RULES = {
     "what is expected: even shares for sex, the product of the margins for an intersection; for other columns below "
     f"{LEVEL_SHARE:g} of an even share",
     "under-represented cell": f"a finding's prevalence in a level is at most {CELL_RATIO:g} of that in the other "
-    "levels and the 95 % interval of the ratio (train patients) excludes 1",
-    "confounded": f"Cramer's V of at least {STRONG_V:g}, or a level whose odds ratio's 95 % interval lies beyond "
-    f"{STRONG_ODDS:g} (or its inverse), and p < {ALPHA:g} after Holm's correction (train patients)",
+    "levels and the 95 % interval of the ratio (train patients) excludes 1; in columns of the image, such as view or "
+    "source, the odds among images, all else equal, have to be lower too",
+    "confounded": f"a level whose odds ratio's 95 % interval lies beyond {STRONG_ODDS:g} (or its inverse), and "
+    f"p < {ALPHA:g} after Holm's correction. View, source and other columns of the image: among train images, at the "
+    "same age, sex, view and source, clustered by patient. Columns of the patient: among train patients, where "
+    f"Cramer's V of at least {STRONG_V:g} is enough too",
     "shortcut": f"view, source or both alone tell a finding with an AUROC whose 95 % interval lies above {TOLD:g}",
     "gaps out of reach": "a level has too few positive or negative test patients for the power that was asked for",
     "faulty pictures": "a small classifier, taught on faults planted in these images, gives a fault more than even "
@@ -195,6 +198,8 @@ def _cells(cells: Sequence[dict[str, Any]], rows: str) -> list[Named]:
     for c in cells:
         if c["finding"] == NO_FINDING or c["ratio"] is None or c["ratio"] > CELL_RATIO or c["ci_high"] >= 1:
             continue
+        if c["of_image"] and not _rarer_all_else_equal(c):
+            continue
         holds = c["p_adjusted"] < ALPHA
         expected = c["rest_prevalence"] * c["patients"]
         text = (
@@ -222,23 +227,60 @@ def _cells(cells: Sequence[dict[str, Any]], rows: str) -> list[Named]:
 def _confounded(rows_of: Sequence[dict[str, Any]], rows: str) -> list[Named]:
     found = []
     for c in rows_of:
-        far = c["ci_low"] is not None and (c["ci_low"] > STRONG_ODDS or c["ci_high"] < 1 / STRONG_ODDS)
-        if c["p_adjusted"] >= ALPHA or not (far or (c["cramers_v"] or 0) >= STRONG_V):
+        strong = sure_odds(c) > STRONG_ODDS or (c["unit"] == "patients" and (c["cramers_v"] or 0) >= STRONG_V)
+        if c["p_adjusted"] >= ALPHA or not strong:
             continue
+        there = "the other images" if c["unit"] == "images" else "elsewhere"
         text = (
-            f"{c['finding']} goes with {c['variable']} in {rows}: {c['patients_positive']:,} of {c['patients']:,} "
-            f"patients ({c['prevalence']:.1%}) in {_level(c['variable'], c['level'])} against "
-            f"{c['rest_prevalence']:.1%} elsewhere, odds ratio {_odds(c['odds_ratio'])} "
-            f"[{_odds(c['ci_low'])}, {_odds(c['ci_high'])}], Cramer's V "
-            f"{c['cramers_v'] or 0:.2f}, {_p(c['p_adjusted'])} after correction; a classifier can read "
-            f"{c['variable']} instead."
+            f"{c['finding']} goes with {c['variable']} in {rows}: {c['positive']:,} of {c['n']:,} {c['unit']} "
+            f"({c['prevalence']:.1%}) in {_level(c['variable'], c['level'])} against {c['rest_prevalence']:.1%} "
+            f"{'of ' if c['unit'] == 'images' else ''}{there}, odds ratio {_odds_between(c)}{_same(c)}, "
+            f"{_p(c['p_adjusted'])} after correction{_inseparable(c)}; a classifier can read {c['variable']} instead."
         )
-        facts = {"finding": c["finding"], "group": c["variable"], "level": c["level"], "n": c["patients_positive"]}
-        expected = c["rest_prevalence"] * c["patients"]
-        brief = f"{c['finding']} with {_level(c['variable'], c['level'])} (odds ratio {_odds(c['odds_ratio'])})"
-        found.append(_name("confounded", text, brief, expected=expected, v=c["cramers_v"], **facts))
+        facts = {"finding": c["finding"], "group": c["variable"], "level": c["level"], "n": c["positive"]}
+        expected = c["rest_prevalence"] * c["n"]
+        how = "adjusted odds ratio" if c["adjusted_for"] not in ("", "nothing") else "odds ratio"
+        brief = f"{c['finding']} with {_level(c['variable'], c['level'])} ({how} {_odds(c['odds_ratio'])})"
+        facts |= {"v": c["cramers_v"], "sure": sure_odds(c)}
+        found.append(_name("confounded", text, brief, expected=expected, **facts))
     first = {"source": 0, "view": 1}
-    return sorted(found, key=lambda item: (first.get(item["group"], 2), -(item["v"] or 0)))
+    return sorted(found, key=lambda item: (first.get(item["group"], 2), -item["sure"]))
+
+
+def sure_odds(row: dict[str, Any]) -> float:
+    """How far from 1 the odds ratio is at least, up or down: the nearer end of its interval; 1 where it holds 1."""
+    if row["ci_low"] is None or row["ci_high"] is None:
+        return 1.0
+    return float(max(row["ci_low"], 1 / row["ci_high"] if row["ci_high"] > 0 else 1.0, 1.0))
+
+
+def _odds_between(row: dict[str, Any]) -> str:
+    return f"{_odds(row['odds_ratio'])} [{_odds(row['ci_low'])}, {_odds(row['ci_high'])}]"
+
+
+def _same(row: dict[str, Any]) -> str:
+    """What an odds ratio is adjusted for, or what is left of it all else equal."""
+    if row["unit"] == "images":
+        if not row["adjusted_for"]:
+            return " (crude: too few patients to compare like with like)"
+        return "" if row["adjusted_for"] == "nothing" else f" at the same {row['adjusted_for']}"
+    same = row["all_else_equal"]
+    if same is None:
+        return ""
+    holds = same["ci_low"] <= 1 <= same["ci_high"]
+    left = "none is left of it" if holds else f"{_odds_between(same)}"
+    return f" ({left} among images at the same {same['adjusted_for']})"
+
+
+def _inseparable(row: dict[str, Any]) -> str:
+    if not row["inseparable_from"]:
+        return ""
+    return f", not to be told apart from {row['inseparable_from']}, which goes with it almost one to one"
+
+
+def _rarer_all_else_equal(cell: dict[str, Any]) -> bool:
+    adjusted = cell["adjusted"]
+    return bool(adjusted) and adjusted["odds_ratio"] is not None and adjusted["ci_high"] < 1
 
 
 def _all_else_equal(cell: dict[str, Any]) -> str:
@@ -248,6 +290,8 @@ def _all_else_equal(cell: dict[str, Any]) -> str:
         return ""
     odds = f"odds ratio {adjusted['odds_ratio']:.2f} [{adjusted['ci_low']:.2f}, {adjusted['ci_high']:.2f}]"
     same = adjusted["adjusted_for"]
+    if adjusted["ci_low"] > 1:
+        return f"; among images at the same {same} it is not rarer but more frequent ({odds})"
     if adjusted["ci_high"] >= 1:
         return f"; at the same {same} no difference is left to see ({odds})"
     return f"; {odds} at the same {same}"
@@ -321,11 +365,22 @@ def _images(looked: dict[str, Any]) -> list[Named]:
         text = (
             f"{_count(noise['candidates'], 'label')} of {_count(len(judged), 'finding')} speak against their image "
             f"(doubtful_labels.csv, the most doubtful first); at most {noise['false_alarms']:.0%} of the right labels "
-            f"of a kind are among them. {len(noise['findings']) - len(judged)} findings could not be judged."
+            f"of a kind are among them. {_first(noise)}{len(noise['findings']) - len(judged)} findings could not be "
+            "judged."
         )
         brief = f"{noise['candidates']:,} in {_count(len(judged), 'finding')}"
         found.append(_name("doubtful labels", text, brief, n=noise["candidates"]))
     return found
+
+
+def _first(noise: dict[str, Any]) -> str:
+    """What heads the list when labels were turned on purpose."""
+    if not noise["first"]:
+        return ""
+    return (
+        f"With {noise['planted']:.0%} turned on purpose, {noise['first_turned']} of the first {noise['first']} were "
+        "turned ones: read them before you correct them. "
+    )
 
 
 def _single_sources(single: dict[str, list[str]]) -> list[Named]:

@@ -2,7 +2,8 @@
 
 Each fault is planted in the data set's own images; a small classifier learns to tell the planted ones from the images
 as they are, and is asked about images of patients that it did not see. So the share of planted faults that it finds is
-measured on these very images, and the share of images that it flags bounds its false alarms.
+measured on these very images, and the share of images that it flags bounds its false alarms. Mirrored images are so
+like sound ones that they have a classifier of their own (:mod:`cxraug.balance.mirrored`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import pandas as pd
 from scipy import special
 from sklearn.linear_model import LogisticRegression
 
+from cxraug.balance.mirrored import find_mirrored
+from cxraug.privacy.structure import cells_of
 from cxraug.seeds import derive_seed
 
 SIDE = 16  # of the picture that is judged
-FAULTS = ("inverted", "turned", "upside down", "mirrored", "cropped")
-SYMMETRIC = ("mirrored",)  # no fault of a side view: both sides are taken
-LIKE_SOUND = ("mirrored",)  # too near to sound images for a first guess to leave them out
+FAULTS = ("inverted", "turned", "upside down", "cropped")
+MIRRORED = "mirrored"  # no fault of a side view: both sides are taken
 STRENGTHS = (0.001, 0.01, 0.3)  # inverse regularisation, round by round
 PRIOR = 0.005  # share of the images that each fault is taken to have
 CUT = 0.5  # probability of a fault above which an image is flagged
@@ -37,12 +39,14 @@ class PictureFaults:
 
     ``fault`` (n,) text, "" where nothing is; ``probability`` (n,) of it, NaN where not judged. ``found``: fault ->
     share of planted ones found, among patients that the classifier did not see. ``judged``: images that were compared.
+    ``mirrored_found_at_one_percent``: the share of mirrored ones found if 1 % of the images were flagged for it.
     """
 
     fault: np.ndarray
     probability: np.ndarray
     found: dict[str, float]
     judged: int
+    mirrored_found_at_one_percent: float | None = None
 
     def describe(self) -> dict[str, Any]:
         """Counts, and what is known about false alarms: they are at most all of what is flagged."""
@@ -52,17 +56,21 @@ class PictureFaults:
             "judged": self.judged,
             "counts": {str(n): int(c) for n, c in zip(names, counts, strict=True)},
             "planted_found": self.found,
+            "mirrored_found_at_one_percent": self.mirrored_found_at_one_percent,
             "most_false_alarms": flagged / self.judged if self.judged else None,
         }
 
 
-def find_faults(pixels: np.ndarray, patients: np.ndarray, views: np.ndarray, seed: int = 0) -> PictureFaults:
+def find_faults(
+    pixels: np.ndarray, patients: np.ndarray, views: np.ndarray, seed: int = 0, structure: np.ndarray | None = None
+) -> PictureFaults:
     """Look for faults in images.
 
     Parameters
     ----------
     pixels : uint8 (n, S, S), S a multiple of 16. patients, views : (n,) of each image; side views are judged apart, and
-        for them mirrored is no fault.
+        for them mirrored is no fault. structure : (n, 512) of :func:`cxraug.privacy.structure.cells_of`, where it is at
+        hand.
 
     Notes
     -----
@@ -77,26 +85,39 @@ def find_faults(pixels: np.ndarray, patients: np.ndarray, views: np.ndarray, see
         rows = np.flatnonzero((side == lateral) & (flat == ""))
         if len(rows) < LEAST:
             continue
-        kinds = tuple(f for f in FAULTS if not (lateral and f in SYMMETRIC))
         of = np.unique(patients[rows].astype(str), return_inverse=True)[1]
         fold = (np.random.default_rng(derive_seed(seed, "faults")).permutation(of.max() + 1) % FOLDS)[of]
         for k in range(FOLDS):
             if not (0 < (fold == k).sum() < len(rows)):
                 continue
-            model = _fit(pixels, rows[fold != k], kinds, derive_seed(seed, "plant", int(lateral), k))
+            model = _fit(pixels, rows[fold != k], derive_seed(seed, "plant", int(lateral), k))
             mine = rows[fold == k]
-            p = _probabilities(model, small(pixels[mine]), len(kinds))
+            p = _probabilities(model, small(pixels[mine]))
             worst = p[:, 1:].argmax(axis=1)
             probability[mine] = 1 - p[:, 0]
-            fault[mine] = np.where(1 - p[:, 0] > CUT, np.array(kinds, dtype=object)[worst], "")
+            fault[mine] = np.where(1 - p[:, 0] > CUT, np.array(FAULTS, dtype=object)[worst], "")
             test = mine[:SAMPLE]
-            for j, kind in enumerate(kinds):
-                planted = _probabilities(model, plant(pixels[test], kind, derive_seed(seed, kind, k)), len(kinds))
+            for j, kind in enumerate(FAULTS):
+                planted = _probabilities(model, plant(pixels[test], kind, derive_seed(seed, kind, k)))
                 hit = (1 - planted[:, 0] > CUT) & (planted[:, 1:].argmax(axis=1) == j)
                 shares.setdefault(kind, []).append((float(hit.sum()), len(test)))
     found = {kind: sum(h for h, _ in parts) / sum(n for _, n in parts) for kind, parts in shares.items()}
+    at_one_percent = None
+    rows = np.flatnonzero(~side & (flat == "") & (fault == ""))
+    mirrored = (
+        find_mirrored(
+            cells_of(pixels[rows]) if structure is None else structure[rows], patients[rows], PRIOR, CUT, seed
+        )
+        if len(rows)
+        else None
+    )
+    if mirrored is not None:
+        higher = mirrored.probability > np.nan_to_num(probability[rows], nan=-1.0)
+        probability[rows] = np.where(higher, mirrored.probability, probability[rows])
+        fault[rows] = np.where(mirrored.probability > CUT, MIRRORED, "")
+        found[MIRRORED], at_one_percent = mirrored.found, mirrored.found_at_one_percent
     fault = np.where(flat != "", flat, fault)
-    return PictureFaults(fault, probability, found, int(np.isfinite(probability).sum()))
+    return PictureFaults(fault, probability, found, int(np.isfinite(probability).sum()), at_one_percent)
 
 
 def blank(pixels: np.ndarray) -> np.ndarray:
@@ -124,8 +145,6 @@ def plant(pixels: np.ndarray, kind: str, seed: int) -> np.ndarray:
     if kind == "upside down":
         turned = rng.random(len(pixels)) < 0.5  # half turned by 180 degrees, half flipped
         return small(np.where(turned[:, None, None], pixels[:, ::-1, ::-1], pixels[:, ::-1]))
-    if kind == "mirrored":
-        return small(pixels[:, :, ::-1])
     size = pixels.shape[1]
     cut = np.empty((len(pixels), size, size), np.uint8)
     for i, image in enumerate(pixels):
@@ -156,27 +175,26 @@ def listed(faults: PictureFaults, frame: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("probability", ascending=False, kind="stable", ignore_index=True)
 
 
-def _fit(pixels: np.ndarray, rows: np.ndarray, kinds: tuple[str, ...], seed: int) -> LogisticRegression:
+def _fit(pixels: np.ndarray, rows: np.ndarray, seed: int) -> LogisticRegression:
     """The classifier, taught without images that look faulty to a stiffer one: it would learn to accept them."""
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(rows)[:SAMPLE])
-    parts = [small(pixels[rows]), *(plant(pixels[rows], kind, derive_seed(seed, kind)) for kind in kinds)]
+    parts = [small(pixels[rows]), *(plant(pixels[rows], kind, derive_seed(seed, kind)) for kind in FAULTS)]
     kept = np.ones(len(rows), bool)
-    excused = np.array([True, *(kind in LIKE_SOUND for kind in kinds)])
     for strength in STRENGTHS:
         x = np.concatenate([part[kept] for part in parts])
         model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
-        model.fit(x, np.repeat(np.arange(len(kinds) + 1), int(kept.sum())))
-        sound = excused[model.decision_function(parts[0]).argmax(axis=1)]
+        model.fit(x, np.repeat(np.arange(len(FAULTS) + 1), int(kept.sum())))
+        sound = model.decision_function(parts[0]).argmax(axis=1) == 0
         if sound.sum() >= LEAST // FOLDS:
             kept = sound
     return model
 
 
-def _probabilities(model: LogisticRegression, x: np.ndarray, kinds: int) -> np.ndarray:
-    """(n, 1 + kinds) with each fault as rare as :data:`PRIOR` says."""
+def _probabilities(model: LogisticRegression, x: np.ndarray) -> np.ndarray:
+    """(n, 1 + faults) with each fault as rare as :data:`PRIOR` says."""
     logit = model.decision_function(x)
-    weight = np.log([1 - kinds * PRIOR, *[PRIOR] * kinds])
+    weight = np.log([1 - len(FAULTS) * PRIOR, *[PRIOR] * len(FAULTS)])
     return special.softmax(logit + weight, axis=1)
 
 

@@ -6,13 +6,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
-from scipy import special
 from scipy.sparse import csr_array
 
-from cxraug.evaluation.uncertainty import bounds
+from cxraug.balance.clustered_share import clustered_interval, design_effect, telling
 
 BLOCK = 32  # findings that are summed at once; keeps a table of 200,000 patients within some 100 MB
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,8 @@ class Tally:
     images, positive_images : images whose label is known, and those that show the finding.
     known, positive, negative : patients with an image that is known, that shows it, that does not.
     prevalence : share of positive among known images, NaN where none is known.
-    low, high : its 95 % interval (see :func:`tally_levels`). design_effect : its variance over that of as many
-        independent images; NaN where the share is 0 or 1.
+    low, high : its 95 % interval, clustered by patient. design_effect : its variance over that of as many independent
+        images, as the interval takes it (see :mod:`cxraug.balance.clustered_share`).
     """
 
     names: list[str]
@@ -54,13 +52,6 @@ def tally_levels(y: np.ndarray, patient: np.ndarray, level: np.ndarray, names: l
     Parameters
     ----------
     y : (n, F) 1 present, 0 absent, NaN unknown. patient : (n,) whole numbers. level : (n,) places in ``names``.
-
-    Notes
-    -----
-    Prevalence is a ratio of sums over patients. Its variance is that of the ratio estimator of cluster sampling (Rao &
-    Scott 1992, Biometrics 48, 577-585), degrees of freedom from the scatter of the squared residuals, and the interval
-    Wilson's with n over the design effect, as for every rate of an evaluation. A share of 0 or 1 has Wilson's interval
-    with n = patients.
     """
     units = Units.of(patient, level, len(names))
     shape = (len(names), y.shape[1])
@@ -124,15 +115,13 @@ def _count(y: np.ndarray, units: Units) -> tuple[np.ndarray, ...]:
     images, found = per(seen), per(hits)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = found / images
-        residual = np.square(hits - np.nan_to_num(value, nan=0.0)[units.level] * seen)
-        square = per(residual)
-        variance = known / np.maximum(known - 1, 1) * square / images**2
-        scatter = per(residual * residual) - square**2 / np.maximum(known, 1)
-        df = np.where(scatter > 1e-12 * square**2, 2 * square**2 / scatter, np.maximum(known - 1, 1))
-        effect = variance / (value * (1 - value) / images)
-    df = np.clip(df, 1, np.maximum(known - 1, 1))
+        size = per(seen * seen) / images
+    sides = hits > 0, hits < seen
+    sums, squares = (np.stack([per(side * seen**power) for side in sides], axis=1) for power in (1, 2))
+    square = per(np.square(hits - np.nan_to_num(value, nan=0.0)[units.level] * seen))
+    effect, excess = design_effect(images, value, square, size, known, telling(sums, squares))
     low, high = np.full(value.shape, np.nan), np.full(value.shape, np.nan)
     at = images > 0
-    quantile = special.stdtrit(df[at], (1 + CONFIDENCE) / 2)
-    low[at], high[at] = bounds(value[at], variance[at], known[at].astype(float), "wilson", quantile)
+    low[at], high[at] = clustered_interval(value[at], images[at] / (1 + excess[at]))
+    effect = np.where(at, effect, np.nan)
     return images.astype(np.int64), found.astype(np.int64), known, positive, negative, value, low, high, effect

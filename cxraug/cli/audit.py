@@ -53,6 +53,8 @@ def register(app: typer.Typer) -> None:
         as_json: bool = typer.Option(False, "--json", help="Print the audit as JSON."),
     ) -> None:
         """Say what is rare, who is under-represented, and what findings are confused with."""
+        import numpy as np
+
         from cxraug.balance.audit import audit_manifest, write_audit, written_rows
         from cxraug.errors import InputError
         from cxraug.studies.cache import build_cache
@@ -75,6 +77,9 @@ def register(app: typer.Typer) -> None:
                 raise InputError("--groups names a column that is not there", file=manifest, column=column)
         sha = writing = looked = None
         if pixels:
+            first = next(iter(data.take(np.arange(min(len(data), 1))).paths()), None)
+            if first is not None and bad == "error" and not first.exists():
+                raise InputError("no such image", file=first, expected="an image; --no-pixels audits the table alone")
             data, cache = build_cache(data, out / "cache", Encoding(), on_bad_image=bad)  # type: ignore[arg-type]
             sha, writing = cache.sha, cache.writing
             if images:

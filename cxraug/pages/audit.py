@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from cxraug.balance.naming import ALPHA, headlines
+from cxraug.balance.naming import ALPHA, headlines, sure_odds
 from cxraug.pages import audit_depth
 from cxraug.pages.page import (
     Cell,
@@ -80,7 +80,7 @@ def _findings(audit: dict[str, Any]) -> list[Markup]:
         row |= {"patients": f["patients_positive"], "of": f["patients_known"], "prevalence": f["prevalence"]}
         shares = (f["image_prevalence"], f["image_ci_low"], f["image_ci_high"])
         row |= {"of images": Cell(interval(*shares, ".1%"), f["image_prevalence"]), "design effect": f["design_effect"]}
-        row |= {"images": f["images_positive"], "uncertain or blank images": f["images_uncertain"]}
+        row |= {"images": f["images_positive"], "uncertain, blank": f["images_uncertain"]}
         row |= {f"{s} patients": b["patients_positive"] for s, b in f["by_split"].items() if s not in ("all", "train")}
         rows.append(row)
     counts = facts((s["split"], f"{s['patients']:,} patients, {s['images']:,} images") for s in audit["splits"])
@@ -136,7 +136,7 @@ def _cells(audit: dict[str, Any]) -> list[Markup]:
                 "of images": Cell(
                     interval(c["image_prevalence"], c["image_ci_low"], c["image_ci_high"], ".1%"), c["image_prevalence"]
                 ),
-                "odds ratio, all else equal": _adjusted(c["adjusted"]),
+                "odds ratio, all else equal": _odds(c["adjusted"]),
                 "flag": c["flag"],
             }
             for c in cells
@@ -162,12 +162,6 @@ def _relative(cell: dict[str, Any]) -> float | None:
     return here / (here + rest)
 
 
-def _adjusted(row: dict[str, Any] | None) -> Cell:
-    if row is None or row["odds_ratio"] is None:
-        return Cell("–", None)
-    return Cell(interval(row["odds_ratio"], row["ci_low"], row["ci_high"], ".2f"), row["odds_ratio"])
-
-
 def _together(audit: dict[str, Any]) -> list[Markup]:
     names, counts = audit["cooccurrence"]["findings"], audit["cooccurrence"]["studies"]
     shades = [[n / row[i] if row[i] else None for n in row] for i, row in enumerate(counts)]
@@ -187,12 +181,16 @@ def _together(audit: dict[str, Any]) -> list[Markup]:
 
 
 def _confounded(audit: dict[str, Any]) -> list[Markup]:
-    found = sorted(audit["confounded"], key=lambda c: -(c["cramers_v"] or 0))
+    found = sorted(audit["confounded"], key=lambda c: -sure_odds(c["all_else_equal"] or c))
     if not found:
         return [paragraph("Source, view and groups have a single level each: nothing to be confused with.")]
     text = (
         "The level was picked because it stands out; its p value is corrected for that and, by Holm, for all rows. "
-        "Intervals are each for themselves. Counts are patients."
+        "Intervals are each for themselves; first is what is surely strongest, all else equal where that is known. "
+        "View, source and other columns of the image are counted in images; their odds ratio is that at "
+        "the same age, sex, view and source, clustered by patient. (Counts of patients would tie AP images to every "
+        "finding: who has many images has some of both.) Sex, race and age are counted in patients, and all else equal "
+        "is what is left of them among images that are otherwise alike."
     )
     firm, rest = [c for c in found if c["p_adjusted"] < ALPHA], [c for c in found if c["p_adjusted"] >= ALPHA]
     parts = [paragraph(text)]
@@ -206,18 +204,41 @@ def _associations(found: Sequence[dict[str, Any]]) -> Markup:
     rows = [
         {
             "finding": c["finding"],
-            "with": c["variable"],
-            "level that stands out": c["level"],
+            "stands out in": f"{c['variable']} {c['level']}",
+            "of": f"{c['n']:,} {c['unit']}",
             "there": c["prevalence"],
             "elsewhere": c["rest_prevalence"],
-            "odds ratio": Cell(interval(c["odds_ratio"], c["ci_low"], c["ci_high"], ".2f"), c["odds_ratio"]),
-            "Cramer's V": c["cramers_v"],
-            "adjusted p": c["p_adjusted"],
+            "crude odds ratio": _odds(c if c["unit"] == "patients" else _crude(c)),
+            "odds ratio, all else equal": _odds(
+                c if c["unit"] == "images" and c["adjusted_for"] else c["all_else_equal"]
+            ),
+            "same": _same(c),
+            "adjusted p": _p(c["p_adjusted"]),
         }
         for c in found
     ]
-    formats = {"there": ".1%", "elsewhere": ".1%", "Cramer's V": ".2f", "adjusted p": ".3f"}
-    return table(pd.DataFrame(rows), formats=formats)
+    return table(pd.DataFrame(rows), formats={"there": ".1%", "elsewhere": ".1%"})
+
+
+def _p(value: float) -> Cell:
+    return Cell("< 0.001" if value < 0.001 else f"{value:.3f}", value)
+
+
+def _crude(row: dict[str, Any]) -> dict[str, Any]:
+    return {"odds_ratio": row["crude"], "ci_low": row["crude_low"], "ci_high": row["crude_high"]}
+
+
+def _odds(row: dict[str, Any] | None) -> Cell:
+    if row is None or row["odds_ratio"] is None:
+        return Cell("–", None)
+    return Cell(interval(row["odds_ratio"], row["ci_low"], row["ci_high"], ".2f"), row["odds_ratio"])
+
+
+def _same(row: dict[str, Any]) -> str:
+    """What is the same where all else is equal."""
+    held = row["adjusted_for"] if row["unit"] == "images" else (row["all_else_equal"] or {}).get("adjusted_for", "")
+    apart = f"; not told apart from {row['inseparable_from']}" if row["inseparable_from"] else ""
+    return f"{held or 'too few patients'}{apart}"
 
 
 def _quality(audit: dict[str, Any]) -> list[Markup]:

@@ -37,7 +37,9 @@ def shortcuts(audit: dict[str, Any]) -> list[Markup]:
 def all_else_equal(audit: dict[str, Any]) -> list[Markup]:
     """Projection and source against findings, adjusted; groups are beside their cells."""
     rows = [r for r in audit["associations"] if r["group"] in ("projection", "source") and r["odds_ratio"] is not None]
-    rows = [r for r in rows if not (r["group"] == "projection" and r["level"] == "PA")]
+    views = {r["level"] for r in audit["associations"] if r["group"] == "view"}
+    told = {"PA", "AP"} if views <= {"PA", "AP"} else {"PA"}  # without other views it is told above
+    rows = [r for r in rows if not (r["group"] == "projection" and r["level"] in told)]
     parts: list[Markup] = []
     if rows:
         caption = (
@@ -146,6 +148,11 @@ def _faults(faults: dict[str, Any]) -> list[Markup]:
         f"it flags is {number(faults['most_false_alarms'], '.2%')} of the images, so its false alarms are at most "
         "that. faulty_images.csv lists them, the surest first. Blank images are found by rule."
     )
+    if faults["mirrored_found_at_one_percent"] is not None:
+        text += (
+            " An image is listed as mirrored if that is likelier than not, were 0.5 % of the images mirrored; with 1 % "
+            f"of false alarms {faults['mirrored_found_at_one_percent']:.0%} of mirrored images would be found."
+        )
     return [
         heading("Faulty pictures"),
         paragraph(text),
@@ -171,12 +178,11 @@ def _labels(noise: dict[str, Any]) -> list[Markup]:
         f"patient. doubtful_labels.csv lists {noise['candidates']:,}, the most doubtful first. At most "
         f"{noise['false_alarms']:.0%} of the right labels of a kind are listed, by construction. Found: of labels that "
         "were turned on purpose in a second fit, the share that was listed. Wrong among listed: what share of the list "
-        f"would be wrong labels if {noise['supposed']:.0%} of these labels were wrong at random. Nobody knows how many "
-        "are before some have been read: read the first twenty."
+        f"would be wrong labels if {noise['supposed']:.0%} of these labels were wrong at random."
     )
     judged = [f for f in noise["findings"] if f["judged"]]
     rest = [f for f in noise["findings"] if not f["judged"]]
-    parts = [heading("Doubtful labels"), paragraph(text)]
+    parts = [heading("Doubtful labels"), paragraph(text), *_trust(noise)]
     lines = [
         {"finding": f["finding"], "AUROC": _interval(f, "auroc", ".2f"), "labelled": name,
          "labels": f[f"labels_{name}"], "listed": f[f"listed_{name}"], "found": f[f"found_{name}"],
@@ -190,6 +196,27 @@ def _labels(noise: dict[str, Any]) -> list[Markup]:
         reasons = pd.DataFrame([{"finding": f["finding"], "why not": f["why"]} for f in rest])
         parts.append(fold(f"{len(rest)} findings that could not be judged", table(reasons)))
     return parts
+
+
+def _trust(noise: dict[str, Any]) -> list[Markup]:
+    """How far the list can be trusted, as measured on these images."""
+    if not noise["first"]:
+        return []
+    share = noise["first_turned"] / noise["first"]
+    words = (
+        "Most of what heads the list is worth correcting." if noise["first_low"] > 0.5
+        else "Take it as a list to read, not to correct: many of these labels are right and their images hard."
+        if share >= 0.2
+        else "Hardly better than reading at random: the images say too little about these labels."
+    )  # fmt: skip
+    text = (
+        f"How far to trust it: after {noise['planted']:.0%} of the positive labels and as many negative ones had been "
+        f"turned on purpose, {noise['first_turned']} of the first {noise['first']} of the list were turned ones "
+        f"({share:.0%} [{noise['first_low']:.0%}, {noise['first_high']:.0%}]). {words} With fewer wrong labels among "
+        "these data fewer of the first will be wrong; nobody knows how many are before some have been read. Read the "
+        "first twenty."
+    )
+    return [note(text, "warning")]
 
 
 def _mark(cell: dict[str, Any], power: float) -> str:

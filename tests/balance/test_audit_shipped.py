@@ -61,6 +61,10 @@ def test_nih(tmp_path: Path) -> None:
         assert (cell["images"], cell["images_positive"]) == (band.sum(), (band & shows).sum())
         assert cell["image_ci_low"] < cell["image_prevalence"] < cell["image_ci_high"]
         assert cell["design_effect"] > 1
+    air = next(c for c in audit["confounded"] if (c["finding"], c["variable"]) == ("Pneumothorax", "view"))
+    shows = train["labels"].str.contains("Pneumothorax")
+    assert (air["unit"], air["level"], air["positive"]) == ("images", "PA", (shows & (train["view"] == "PA")).sum())
+    assert air["ci_low"] > 1  # among images it is rarer in AP, though patients with an AP image have it twice as often
     edema = next(s for s in audit["shortcuts"] if s["finding"] == "Edema")
     assert edema["ci_low"] > 0.65  # known: Edema is read on portable AP images
     test = manifest.frame[(manifest.frame["split"] == "test") & manifest.frame["labels"].str.contains("Hernia")]

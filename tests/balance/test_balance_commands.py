@@ -47,6 +47,14 @@ def test_audit_writes_and_prints(app: typer.Typer, table: Path, tmp_path: Path) 
     assert json.loads(result.stdout)["named"][0]["finding"] == "Nodule"
 
 
+def test_without_images_the_error_says_how_to_go_on(app: typer.Typer, table: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["audit", str(table), "--out", str(tmp_path / "audit")])
+    assert isinstance(result.exception, InputError)
+    assert "no such image" in str(result.exception)
+    assert "--no-pixels" in str(result.exception)
+    assert not (tmp_path / "audit").exists()
+
+
 def test_plan_writes_and_prints(app: typer.Typer, table: Path, tmp_path: Path) -> None:
     out = tmp_path / "plan"
     words = ["plan", str(table), "--target", "floor=40", "--budget", "120", "--groups", "sex", "--out", str(out)]

@@ -33,8 +33,14 @@ def test_turned_labels_of_phantoms_are_listed(pictures) -> None:
     labels = {given: np.count_nonzero(y[:, f] == given) for given in (0, 1)}
     for given, number in labels.items():
         assert (mine["given"] == given).sum() <= label_noise.FALSE_ALARMS * number
-    assert found.candidates["likelihood_ratio"].is_monotonic_decreasing
+    table = found.candidates
+    of_given = np.where(table["given"] == 1, table["probability"], 1 - table["probability"])
+    assert (np.diff(of_given) >= -1e-4).all()  # the least likely label first
     assert (found.candidates["likelihood_ratio"] > 1).all()
+    told = found.describe()
+    assert 5 <= told["first"] <= label_noise.FIRST
+    assert told["first_low"] <= told["first_turned"] / told["first"] <= told["first_high"]
+    assert told["first_turned"] >= 3  # of five or more that were turned
     assert not facts["Mass"]["judged"]
     assert facts["Mass"]["why"]
 
@@ -94,3 +100,17 @@ def test_false_alarms_are_capped_and_planting_is_balanced() -> None:
     assert (ratio[listed] > 1).all()
     assert ((p >= 0) & (p <= 1)).all()
     assert listed[wrong].mean() > 5 * listed[~wrong].mean()
+
+
+def test_what_is_doubtful_is_what_cleanlab_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleanlab = pytest.importorskip("cleanlab.filter", reason="needs cleanlab")
+    rng = np.random.default_rng(6)
+    y = (rng.random(3000) < 0.4).astype(float)
+    score = (y + rng.normal(0, 0.6, 3000)).astype(np.float32)
+    y = np.where(rng.random(3000) < 0.03, 1 - y, y)
+    monkeypatch.setattr(label_noise, "FALSE_ALARMS", 1.0)  # the whole of it, not the 2 % that are listed
+    listed, p, _ = suspicious(score, y, np.arange(3000) % label_noise.FOLDS)
+    told = cleanlab.find_label_issues(
+        y.astype(int), np.stack([1 - p, p], axis=1), filter_by="confident_learning", n_jobs=1
+    )
+    assert (listed == told).mean() > 0.995

@@ -37,10 +37,11 @@ def audit() -> dict:
     looked = {
         "images": 1000, "of": 2000, "seed": 0,
         "faults": {"judged": 990, "counts": {"inverted": 3}, "planted_found": {"inverted": 0.98, "mirrored": 0.2},
-                   "most_false_alarms": 0.003},
+                   "most_false_alarms": 0.003, "mirrored_found_at_one_percent": 0.8},
         "near_copies": {"compared": 990, "pairs": 4, "across_splits": 2, "different_labels": 1, "cut": 0.91,
                         "expected_by_chance": 0.05},
         "label_noise": {"images": 1000, "candidates": 12, "extractor": "edges", "false_alarms": 0.02, "supposed": 0.01,
+                        "planted": 0.03, "first": 20, "first_turned": 8, "first_low": 0.22, "first_high": 0.61,
                         "findings": [
                             {"finding": "Edema", "judged": True, "why": "", "auroc": 0.9, "ci_low": 0.88,
 
@@ -74,7 +75,8 @@ def test_every_part_is_on_the_page_and_names_are_escaped(audit: dict) -> None:
     page = audit_page(audit)
     assert EVIL not in page
     assert "&lt;i&gt;Mass" in page
-    for words in ("Which gaps can be measured", "View and source alone", "AP against PA", "Who is X-rayed AP",
+    for words in ("Which gaps can be measured", "View and source alone", "Who is X-rayed AP",
+                  "8 of the first 20", "a list to read, not to correct",
                   "odds ratio, all else equal", "design effect", "Faulty pictures", "Near copies", "Doubtful labels",
                   "1,000 of 2,000 images were looked at", "findings that could not be judged"):  # fmt: skip
         assert words in page, words
