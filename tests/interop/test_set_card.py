@@ -273,6 +273,8 @@ def test_a_swapped_set_says_k_and_attacks_and_nothing_of_its_originals(tmp_path,
         assert "Alarms: **none**" in section(text, "Privacy")
     else:
         assert "**Not attacked**" in section(text, "Privacy")
+        assert "Not gated" not in text
+        assert "What that gate checked is not known here" in section(text, "Gate")
     for name in ("README.md", "croissant.json"):
         written = (tmp_path / "out" / name).read_text()
         for secret in ("secret-", "visit-", "original-", "clinic", str(tmp_path), "very special"):
