@@ -237,8 +237,8 @@ def _gate(facts: SetFacts, rejected: str) -> list[str]:
         text = f"Each stand-in was chosen among {int(swap.get('candidates_tried') or 0):,} candidates by the gate"
         return [text + (f", which rejects {_share(real.get('rate'))} of real images." if real else ".")]
     if gate is None and facts.swapped:
-        return ["Every stand-in was accepted by the gate of the swap. **What that gate checked is not known here**: the "
-                "set has no report of its swap."]  # fmt: skip
+        return ["Every stand-in was accepted by the gate of the swap. **What that gate checked is not known here**: "
+                "the set has no report of its swap."]  # fmt: skip
     if gate is None:
         return ["**Not gated**: no image was checked for its labels, its realism or copies (`cxraug gate`)."]
     counted = gate.get("studies") or {}
