@@ -236,8 +236,8 @@ def _ask(table: Any, guess_map: Any) -> dict[str, Any]:
             typer.echo(f"    no column {answer!r}" if answer != "-" else f"    {field} is needed")
         if answer != "-":
             asked[field] = answer
-            if field in WORDS and (words := _ask_words(table, field, answer)):
-                asked[{"sex": "sexes"}.get(field, f"{field}s")] = words
+            if field in WORDS and (meant := _ask_words(table, field, answer)):
+                asked[{"sex": "sexes"}.get(field, f"{field}s")] = meant
     if "labels" in asked:
         asked["separator"] = typer.prompt("  separator between findings", default="|")
     return asked
@@ -248,7 +248,7 @@ def _ask_words(table: Any, field: str, column: str) -> dict[str, str]:
     from cxraug.studies import columns
 
     strange = columns.strange_values(table.text(column), field)
-    words: dict[str, str] = {}
+    meant: dict[str, str] = {}
     if strange:
         typer.echo(f"    {column} has values that are none of {', '.join(WORDS[field])}:")
     for value in strange[:MOST_ASKED]:
@@ -257,8 +257,8 @@ def _ask_words(table: Any, field: str, column: str) -> dict[str, str]:
             if answer == "-" or answer in WORDS[field]:
                 break
             typer.echo(f"    {answer!r} is none of {', '.join(WORDS[field])}")
-        words[value] = "" if answer == "-" else answer
-    return words
+        meant[value] = "" if answer == "-" else answer
+    return meant
 
 
 def _settings(model: type[ImportSettings], **values: Any) -> Any:
