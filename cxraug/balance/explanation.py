@@ -37,7 +37,9 @@ def held_back_by(made: Allocation, demands: Sequence[Demand]) -> dict[int, str]:
         words = list(dict.fromkeys(made.words[i] for i in bound))[: 1 if own else 2]
         capped = serving & np.isfinite(p.upper)
         if capped.any() and (solution.counts >= p.upper - TOLERANCE)[serving].all():
-            words.insert(0, f"the cap per prompt: all {int(serving.sum())} kinds of prompt that serve it are used up")
+            kinds = int(serving.sum())
+            words.insert(0, "the cap per prompt: " + ("the one kind of prompt that serves it is used up" if kinds == 1
+                            else f"all {kinds} kinds of prompt that serve it are used up"))  # fmt: skip
         elif capped.any() and (solution.upper_prices[serving] > TOLERANCE).any():
             words.append("the cap per prompt")
         found.setdefault(demands[j].cell, "; ".join(words) or "the other targets: raising it would push them off")

@@ -173,8 +173,8 @@ def askable_views(census: Census, views: Sequence[str] | None, card: Card | None
     real = census.frame["views"]
     if card is None:
         return real
-    able = {v: "|".join(p for p in v.split("|") if p in card.views) for v in pd.unique(real)}
-    asked = real.map(able)
+    able = {v: "|".join(p for p in v.split("|") if p in card.views) for v in pd.unique(real.dropna())}
+    asked = real.map(able)  # NaN stays NaN: views that went through here once before
     asked = asked.where(asked != "")
     if asked.isna().all():
         raise InputError(

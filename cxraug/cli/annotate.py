@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
         over: bool = typer.Option(False, "--replace", help="Replace boxes and masks that a row has already."),
         root: Path | None = typer.Option(None, "--root", help="Data folder of the images, if not the manifest's."),
         label_columns: str | None = typer.Option(None, "--label-columns", help=LABEL_COLUMNS_HELP),
+        fresh: bool = typer.Option(False, "--fresh", help="Replace the file that --out names."),
         as_json: bool = typer.Option(False, "--json", help="Print the counts as JSON."),
     ) -> None:
         """Add boxes (COCO, VOC) and masks (PNG) to a manifest; each is checked against its image."""
@@ -49,6 +50,8 @@ def register(app: typer.Typer) -> None:
             raise InputError("nothing to annotate with", expected="--coco FILE, --voc DIR or --masks DIR")
         if out.suffix not in (".csv", ".parquet"):
             raise InputError("--out is a table", file=out, found=out.suffix, expected=".csv or .parquet")
+        if out.exists() and not fresh:
+            raise InputError("the file is there already", file=out, expected="another --out, or --fresh to replace it")
         data = read_manifest(manifest, root=root, label_columns=parse_label_columns(label_columns))
         say_label_columns(data.label_columns)
         files: list[tuple[Path, list[BoxedImage]]] = [(path, read_coco(path)) for path in coco]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from cxraug.studies.sources.contract import ImportSettings
 
 LABELS_SHOWN = 20
+MOST_ASKED = 20  # values of one column
+WORDS = {
+    "view": ("PA", "AP", "AP Supine", "Lateral", "unknown"),
+    "sex": ("M", "F"),
+    "split": ("train", "val", "test"),
+}
 
 Root = Annotated[Path, typer.Argument(help="Folder with the archive's official files.")]
 Out = Annotated[Path, typer.Option("--out", help="The manifest to write (.parquet or .csv).")]
@@ -161,25 +168,36 @@ def any_table(
     from cxraug.studies.table import read_table
 
     check_out(out, fresh)
-    asked = parse_map(map_)
+    asked, kept = parse_map(map_), beside(out, "map.yaml")
     if not asked and _on_terminal():
         asked = _ask(read_table(table, unnamed=True), guess_map)
+        write_map(column_map(asked), kept)  # before the import, which may refuse the table: nobody answers twice
+        if not as_json:
+            typer.echo(f"answers: {kept} (--map {shlex.quote(str(kept))} takes them, edited or not)")
     elif not asked:
         read = read_table(table, unnamed=True)
-        guess = guess_map(read)
-        flat = " ".join(f"--map {k}={v}" for k, v in guess.items() if isinstance(v, str))
+        words = _as_options(guess_map(read))
         raise InputError("which column holds what?", file=table, found=", ".join(map(str, read.frame.columns)),
                          expected=f"--map image=COLUMN --map patient_id=COLUMN ...; by their names: "
-                         f"{flat or 'none is known'}")  # fmt: skip
+                         f"{words or 'none is known'}")  # fmt: skip
     columns = column_map(asked)
     given = _settings(CsvSettings, table=table, columns=columns, uncertain=uncertain, split=split,
                       table_only=table_only, mapping=mapping)  # fmt: skip
     done = import_source(csv_source(columns), root or table.parent, out, given, fresh=fresh)
-    kept = beside(out, "map.yaml")
     write_map(columns, kept)
     _say(done, out, as_json)
     if not as_json:
-        typer.echo(f"again: cxraug import csv {table} --map {kept} --out {out} --fresh")
+        if unused := _unused(read_table(table, unnamed=True), asked):
+            typer.echo(f"note: columns that no --map names, left out: {', '.join(unused)}")
+        if not columns.labels and not columns.label_columns:
+            typer.echo("note: no column of findings is named: no image has a label (--map labels=COLUMN, or "
+                       "--map label_columns.COLUMN=FINDING for every finding)")  # fmt: skip
+        again = ["cxraug", "import", "csv", table, "--map", kept, "--out", out]
+        for option, value, default in (("--root", root, None), ("--uncertain", uncertain, "keep"),
+                                       ("--split", split, "auto"), ("--mapping", mapping, None)):  # fmt: skip
+            again += [option, value] if value != default else []
+        again += [*(["--table-only"] if table_only else []), "--fresh"]
+        typer.echo(f"again: {shlex.join(str(word) for word in again)}")
 
 
 def image_folder(
@@ -243,6 +261,21 @@ def _on_terminal() -> bool:
     return sys.stdin.isatty()
 
 
+def _as_options(guess: dict[str, Any]) -> str:
+    """A guess as ``--map`` options for a shell."""
+    flat = [f"{key}={value}" for key, value in guess.items() if isinstance(value, str)]
+    flat += [f"label_columns.{column}={finding}" for column, finding in guess.get("label_columns", {}).items()]
+    return " ".join(f"--map {shlex.quote(text)}" for text in flat)
+
+
+def _unused(table: Any, asked: dict[str, Any]) -> list[str]:
+    """Columns of ``table`` that nothing names."""
+    from cxraug.studies.sources.columnmap import FIELDS
+
+    named = {asked.get(field) for field in FIELDS} | set(asked.get("label_columns", {})) | set(asked.get("keep", []))
+    return [str(c) for c in table.frame.columns if str(c) not in named]
+
+
 def _ask(table: Any, guess_map: Any) -> dict[str, Any]:
     """Ask for the column of every field; an empty answer takes the guess, a dash leaves the field out."""
     from cxraug.studies.sources.columnmap import FIELDS
@@ -265,9 +298,29 @@ def _ask(table: Any, guess_map: Any) -> dict[str, Any]:
             typer.echo(f"    no column {answer!r}" if answer != "-" else f"    {field} is needed")
         if answer != "-":
             asked[field] = answer
+            if field in WORDS and (meant := _ask_words(table, field, answer)):
+                asked[{"sex": "sexes"}.get(field, f"{field}s")] = meant
     if "labels" in asked:
         asked["separator"] = typer.prompt("  separator between findings", default="|")
     return asked
+
+
+def _ask_words(table: Any, field: str, column: str) -> dict[str, str]:
+    """Ask what those values of a column mean that no manifest takes; a dash leaves one blank."""
+    from cxraug.studies import columns
+
+    strange = columns.strange_values(table.text(column), field)
+    meant: dict[str, str] = {}
+    if strange:
+        typer.echo(f"    {column} has values that are none of {', '.join(WORDS[field])}:")
+    for value in strange[:MOST_ASKED]:
+        while True:
+            answer = typer.prompt(f"    {value} means (- for not known)", default="-").strip()
+            if answer == "-" or answer in WORDS[field]:
+                break
+            typer.echo(f"    {answer!r} is none of {', '.join(WORDS[field])}")
+        meant[value] = "" if answer == "-" else answer
+    return meant
 
 
 def _settings(model: type[ImportSettings], **values: Any) -> Any:

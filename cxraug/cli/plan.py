@@ -200,7 +200,9 @@ def _print(made: Plan) -> None:
         table.add_row(*cells, style="bold" if row["shortfall"] > 0 else None)
     console.print(table)
     if len(wanted) > len(shown):
-        console.print(f"{len(wanted) - len(shown)} more cells with a target, none of them further from it: in table.csv")
+        console.print(
+            f"{len(wanted) - len(shown)} more cells with a target, none of them further from it: in table.csv"
+        )
     for words in dict.fromkeys(wanted.loc[wanted["shortfall"] > 0, "held_back_by"]):
         rows = wanted[(wanted["shortfall"] > 0) & (wanted["held_back_by"] == words)]
         named = f"{rows.iloc[0]['finding']}, {rows.iloc[0]['group']} {rows.iloc[0]['level']}"

@@ -23,6 +23,7 @@ from cxraug.pages.markdown import table
 from cxraug.privacy.attacks import NOT_PROMISED as OF_ATTACKS
 from cxraug.privacy.swap_report import NOT_PROMISED as OF_SWAPS
 from cxraug.storage import atomic, write_json
+from cxraug.studies.labels import NO_FINDING
 from cxraug.studies.manifest import read_manifest
 from cxraug.synthesis.assembly import MANIFEST, PROVENANCE
 
@@ -235,6 +236,9 @@ def _gate(facts: SetFacts, rejected: str) -> list[str]:
         real = swap.get("gate") or {}
         text = f"Each stand-in was chosen among {int(swap.get('candidates_tried') or 0):,} candidates by the gate"
         return [text + (f", which rejects {_share(real.get('rate'))} of real images." if real else ".")]
+    if gate is None and facts.swapped:
+        return ["Every stand-in was accepted by the gate of the swap. **What that gate checked is not known here**: "
+                "the set has no report of its swap."]  # fmt: skip
     if gate is None:
         return ["**Not gated**: no image was checked for its labels, its realism or copies (`cxraug gate`)."]
     counted = gate.get("studies") or {}
@@ -243,14 +247,36 @@ def _gate(facts: SetFacts, rejected: str) -> list[str]:
         for name, part in [*dict(counted.get("findings") or {}).items(), ("all studies", counted.get("all") or {})]
         if part
     ]
+    unchecked = _not_checked(facts, gate)
     blocks = [
         f"{gate['accepted']:,} of {gate['total']:,} images accepted. {rejected}".rstrip(),
+        *([f"**Accepted without a check of** {unchecked}. The reasons are below."] if unchecked else []),
         table(("finding", "studies", "accepted at first", "accepted"), rows),
     ]
     reasons = sorted(dict(gate.get("reasons") or {}).items(), key=lambda item: (-item[1], item[0]))
     blocks.append(bullets(f"rejected: {reason}: {count:,}" for reason, count in reasons))
     blocks.append(bullets(str(note) for note in gate.get("notes") or []))
     return blocks
+
+
+def _not_checked(facts: SetFacts, gate: dict[str, Any]) -> str:
+    """What the gate let pass unseen, in words; empty where it judged everything that the set claims."""
+    checks, frame = dict(gate.get("checks") or {}), facts.manifest.frame
+    claimed = [f for f in (gate.get("studies") or {}).get("findings") or {} if f != NO_FINDING]
+    judged = (checks.get("agreement") or {}).get("findings") or {}
+    blind = [f for f in claimed if (judged.get(f) or {}).get("present_cutoff") is None]
+    parts = []
+    if blind:
+        parts.append("the labels" if blind == claimed else "the labels " + ", ".join(plain(f) for f in blind[:SHOWN])
+                     + (f" and {len(blind) - SHOWN} more" if len(blind) > SHOWN else ""))  # fmt: skip
+    read = (checks.get("demographics") or {}).get("attributes") or {}
+    for name in ("sex", "age", "race"):
+        if name in frame and frame[name].notna().any() and (read.get(name) or {}).get("level") is None:
+            parts.append(name)
+    parts += [words for name, words in (("realism", "realism"), ("duplicates", "copies")) if name not in checks]
+    if "report" in frame and frame["report"].notna().any() and "reports" not in checks:
+        parts.append("reports")
+    return "; ".join(parts)
 
 
 def _privacy(facts: SetFacts) -> list[str]:

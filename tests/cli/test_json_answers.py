@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from cores.chexgen.tinychexgen import PLAIN, save_checkpoint
-from interop.studies import read_study
+from interop.clinic import read_study
 from studies.sources.layouts import LAYOUTS, build
 from tiny_recipe import tiny_recipe
 

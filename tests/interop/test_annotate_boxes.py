@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from interop.studies import SIZE, read_study, write_study
+from interop.clinic import SIZE, read_study, write_study
 
 from cxraug.cli.main import run
 from cxraug.errors import InputError
@@ -231,9 +231,17 @@ def test_the_command_writes_a_manifest_that_reads(tmp_path, capsys):
     assert answer["boxes"]["boxes"] == 2
     assert answer["root"] is None
     assert json.loads(read_manifest(out).frame["boxes"][0])[1]["label"] == "Lung Opacity"
+    before = out.read_bytes()
+    assert run([*arguments, "--class", "opacity=Lung Opacity"]) == 2
+    assert "the file is there already" in capsys.readouterr().err
+    assert run(["annotate", str(manifest), "--coco", str(path), "--replace", "--out", str(manifest)]) == 2
+    assert out.read_bytes() == before
+    assert run([*arguments, "--class", "opacity=Lung Opacity", "--fresh"]) == 0
+    capsys.readouterr()
+    arguments += ["--fresh"]
     assert run([*arguments, "--class", "nothing=Mass"]) == 2
     assert "names a label that no box has" in capsys.readouterr().err
-    assert run(["annotate", str(manifest), "--out", str(out)]) == 2
+    assert run(["annotate", str(manifest), "--out", str(out), "--fresh"]) == 2
     assert "nothing to annotate with" in capsys.readouterr().err
-    assert run([*arguments[:-1], str(tmp_path / "out.txt")]) == 2
+    assert run([*arguments[:-2], str(tmp_path / "out.txt")]) == 2
     assert ".csv or .parquet" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from interop.studies import SIZE, read_study, write_study
+from interop.clinic import SIZE, read_study, write_study
 from PIL import Image
 
 from cxraug.cli.main import run
@@ -115,5 +115,5 @@ def test_the_command_writes_masks_beside_the_manifest(tmp_path, capsys):
     np.testing.assert_array_equal(read_mask_values(found.take([2]).paths("mask")[0]), square(4, 4) * 4)
     assert found.frame["mask"][2].startswith("masked-masks/")
     twice = ["--masks", str(tmp_path / "masks"), "--masks", str(tmp_path / "masks")]
-    assert run(["annotate", str(manifest), *twice, "--out", str(out)]) == 2
+    assert run(["annotate", str(manifest), *twice, "--out", str(out), "--fresh"]) == 2
     assert "a part twice" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import json
 
 import pandas as pd
 import pytest
-from interop.studies import SIZE, assert_same_rows, read_study
+from interop.clinic import SIZE, assert_same_rows, read_study
 
 from cxraug.errors import InputError
 from cxraug.interop.annotation import annotate_boxes

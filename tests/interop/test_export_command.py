@@ -10,7 +10,7 @@ import shutil
 import pandas as pd
 import pytest
 from huggingface_hub import DatasetCard
-from interop.studies import read_study, write_study
+from interop.clinic import read_study, write_study
 from synthesis.toycore import ToyCore, toy_plan
 
 from cxraug.cli.main import run

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from interop.studies import assert_same_rows, read_study
+from interop.clinic import assert_same_rows, read_study
 from torchvision.datasets import ImageFolder
 
 from cxraug.errors import InputError

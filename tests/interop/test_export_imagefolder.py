@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from interop.studies import assert_same_rows, read_study
+from interop.clinic import assert_same_rows, read_study
 from PIL import Image
 
 from cxraug.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from interop.studies import read_study
+from interop.clinic import read_study
 
 from cxraug.interop.export import export
 from cxraug.interop.settings import ExportSettings

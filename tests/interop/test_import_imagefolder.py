@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from interop.studies import assert_same_rows, read_study
+from interop.clinic import assert_same_rows, read_study
 from PIL import Image
 
 import cxraug.cli.import_source as command

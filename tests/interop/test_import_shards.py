@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from interop.studies import assert_same_rows, read_study
+from interop.clinic import assert_same_rows, read_study
 from PIL import Image
 
 from cxraug.cli.main import run

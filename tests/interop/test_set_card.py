@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,20 @@ def test_hashes_gate_and_core_are_those_of_the_set(gated):
     assert "| Licence of the core | none |" in text
     assert "**Not attacked**" in section(text, "Privacy")
     assert "No image shows a patient" in section(text, "What is not promised")
+
+
+def test_what_the_gate_could_not_judge_is_named(gated):
+    facts = read_set_facts(gated)
+    said = "**Accepted without a check of** the labels; sex; age; realism"
+    assert said in section(card_text(facts, title="x"), "Gate")
+    read = {"Effusion": {"present_cutoff": 0.5}, "Mass": {"present_cutoff": None}}
+    checks = {"agreement": {"findings": read}, "realism": {}, "duplicates": {}, "reports": {},
+              "demographics": {"attributes": {"sex": {"level": 0.01}, "age": {"level": None}}}}  # fmt: skip
+    text = card_text(replace(facts, gate={**facts.gate, "checks": checks}), title="x")
+    assert "**Accepted without a check of** the labels Mass; age. The" in section(text, "Gate")
+    read["Mass"]["present_cutoff"] = checks["demographics"]["attributes"]["age"]["level"] = 0.02
+    text = card_text(replace(facts, gate={**facts.gate, "checks": checks}), title="x")
+    assert "without a check" not in text
 
 
 def test_nothing_of_the_real_data_or_the_machine_is_in_it(gated):
@@ -258,6 +273,8 @@ def test_a_swapped_set_says_k_and_attacks_and_nothing_of_its_originals(tmp_path,
         assert "Alarms: **none**" in section(text, "Privacy")
     else:
         assert "**Not attacked**" in section(text, "Privacy")
+        assert "Not gated" not in text
+        assert "What that gate checked is not known here" in section(text, "Gate")
     for name in ("README.md", "croissant.json"):
         written = (tmp_path / "out" / name).read_text()
         for secret in ("secret-", "visit-", "original-", "clinic", str(tmp_path), "very special"):

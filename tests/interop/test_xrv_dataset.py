@@ -11,7 +11,7 @@ import torchxrayvision as xrv
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from interop.studies import SIZE, read_study
+from interop.clinic import SIZE, read_study
 from PIL import Image
 from synthesis.toycore import ToyCore, toy_plan
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,49 @@ def test_asked_on_a_terminal_and_kept(table: Path, monkeypatch: pytest.MonkeyPat
     assert first.findings == ("effusion", "healthy", "mass")
     assert run(arguments(table, "again.parquet", [str(table.parent / "m.map.yaml")])) == 0
     assert read_manifest(table.parent / "again.parquet").digest() == first.digest()
+
+
+def test_words_of_its_own_are_asked_for_and_kept_before_the_import(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_on_terminal", lambda: True)
+    table.write_text(TABLE.replace("063Y", "old"))  # refused once everything was answered
+    answers = ["", "", "", "", "PA", "Lateral", "", "X", "F", "M", "", "", "Diagnosis", "", "Part", ";"]
+    arguments_ = ["import", "csv", str(table), "--out", str(table.parent / "m.parquet")]
+    result = CliRunner().invoke(app, arguments_, input="\n".join(answers) + "\n")
+    assert result.exit_code != 0
+    assert "'X' is none of M, F" in result.output
+    kept = yaml.safe_load((table.parent / "m.map.yaml").read_text())
+    assert kept["views"] == {"front": "PA", "side": "Lateral"}
+    assert kept["sexes"] == {"1": "F", "2": "M"}
+    assert "splits" not in kept
+    assert not (table.parent / "m.parquet").exists()
+    table.write_text(TABLE)
+    assert run(arguments(table, "m.parquet", [str(table.parent / "m.map.yaml")])) == 0
+    frame = read_manifest(table.parent / "m.parquet").frame
+    assert frame["sex"].fillna("-").tolist() == ["F", "M", "-"]
+    assert frame["view"].tolist() == ["PA", "Lateral", "PA"]
+
+
+def test_columns_that_nothing_names_are_told_and_so_are_missing_labels(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = ["image=FileName", "patient_id=PatientID"]
+    assert run([*arguments(table, "m.parquet", items), "--root", str(table.parent), "--split", "patients"]) == 0
+    text = capsys.readouterr().out
+    assert "left out: Gender, PatientAge, Projection, Diagnosis, Ward, Part" in text
+    assert "no image has a label" in text
+    assert f"--root {table.parent} --split patients --fresh" in text
+    again = next(line for line in text.splitlines() if line.startswith("again: ")).removeprefix("again: cxraug ")
+    assert run(shlex.split(again)) == 0
+
+
+def test_the_columns_of_findings_are_among_what_to_name(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table.write_text("FileName,PatientID,Mass,Lung Opacity\np1.png,1,0,1\np2.png,2,1,0\np3.png,3,0,0\n")
+    assert run(arguments(table, "m.parquet", [])) == 2
+    words = shlex.split(capsys.readouterr().err.partition("by their names: ")[2])
+    assert run(["import", "csv", str(table), "--out", str(table.parent / "m.parquet"), *words]) == 0
+    assert read_manifest(table.parent / "m.parquet").findings == ("Lung Opacity", "Mass")
 
 
 def test_without_a_terminal_it_says_what_to_name(table: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from interop.studies import assert_same_rows
+from interop.clinic import assert_same_rows
 from PIL import Image
 from studies.sources.layouts import LAYOUTS, build
 
