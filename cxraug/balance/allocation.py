@@ -205,6 +205,7 @@ def _solve(
         budget=budget,
         margin=[d.margin for d in demands],
         slack=[d.slack for d in demands],
+        room=np.array([limit.slack for limit in limits]),
     )
     programme = replace(programme, beyond=_out_of_reach(programme, budget is not None))
     solution = solve(programme)

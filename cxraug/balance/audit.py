@@ -25,6 +25,7 @@ from cxraug.balance.measurable import measurable_gaps
 from cxraug.balance.naming import RULES, headlines, name_all
 from cxraug.balance.sample_size import Question
 from cxraug.balance.tally import Tally, patient_numbers, tally_levels
+from cxraug.errors import InputError
 from cxraug.evaluation.groups import AGE_BINS, MISSING, group_levels, level_order
 from cxraug.storage import atomic, plain, write_json
 from cxraug.studies.burned_text import KINDS, MARKER, TAGGED, of_concern
@@ -39,6 +40,7 @@ LABEL_SETS = 30
 EXAMPLES = 20
 WRITTEN = "burned_text.csv"
 FEW = 50
+MOST_FINDINGS = 500
 KNOWN_COLUMNS = ("view", "sex", "age", "race", "labels", "report", "mask", "boxes", "source")
 ALWAYS_NAMED = ("view", "labels")  # columns whose absence is named even if they are no group
 
@@ -73,6 +75,10 @@ def audit_manifest(
     JSON-ready dictionary: ``images, studies, patients, splits, findings, groups, cells, label_sets, cooccurrence,
     missing, patients_in_two_splits, duplicates, burned_text, confounded, associations, shortcuts, acquisition,
     measurable, single_source, images_looked_at, rules`` and ``named``, the sentences, the most pressing first.
+
+    Raises
+    ------
+    InputError : more than ``MOST_FINDINGS`` findings.
     """
     frame = manifest.frame
     train = (frame["split"] == "train").to_numpy()
@@ -87,6 +93,14 @@ def audit_manifest(
     variables = [variable_of(g, levels[g], counts[g].names, [p.strip() for p in g.split("*")]) for g in present]
     taken = [variable_of(c, *_column(part, c), (c,)) for c in ("source", "view") if c not in present]
     findings = manifest.findings
+    if len(findings) > MOST_FINDINGS:
+        raise InputError(
+            "too many findings to compare with each other",
+            file=manifest.file,
+            column="labels",
+            found=f"{len(findings):,} different ones, such as {findings[0]!r}",
+            expected=f"{MOST_FINDINGS:,} at most: a vocabulary, not text; --findings A,B takes a part",
+        )
     tallies = {g: c.tally for g, c in counts.items()}
     tallies |= {v.name: _tally(v, y, patient) for v in taken}
     everything = [*variables, *taken]

@@ -161,11 +161,15 @@ def _errors(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _refuse_test_patients(info: dict[str, Any], manifest: Manifest) -> list[str]:
-    """Refuse predictions whose validation rows are patients of the manifest's test split; note files that are gone."""
+    """Refuse predictions whose validation rows are other patients than the manifest's, or those of its test split.
+
+    Files that are gone, and patients that are not in the manifest, are noted.
+    """
     from cxraug.evaluation.predictions import SPLITS, read_table
 
-    test = set(manifest.frame.loc[manifest.frame["split"] == "test", "patient_id"].astype("str"))
-    gone = []
+    patients = manifest.frame["patient_id"].astype("str")
+    test, known = set(patients[manifest.frame["split"] == "test"]), set(patients)
+    gone, strangers, count = [], 0, 0
     for source in info.get("files", []):
         path = Path(str(source.get("file")))
         if not path.is_file() or file_sha256(path) != source.get("sha256"):
@@ -173,7 +177,9 @@ def _refuse_test_patients(info: dict[str, Any], manifest: Manifest) -> list[str]
             continue
         rows = read_table(path)
         judged = rows["split"].astype("str").str.strip().str.lower().map(SPLITS) == "val"
-        shared = sorted(test & set(rows.loc[judged, "patient_id"].astype("str")))
+        found = set(rows.loc[judged, "patient_id"].astype("str"))
+        strangers, count = strangers + len(found - known), count + len(found)
+        shared = sorted(test & found)
         if shared:
             raise InputError(
                 "the evaluation judged patients of the manifest's test split as validation",
@@ -182,4 +188,14 @@ def _refuse_test_patients(info: dict[str, Any], manifest: Manifest) -> list[str]
                 found=shared[0],
                 expected="validation patients only",
             )
-    return [f"not checked against the manifest's test patients, since the file is gone: {name}" for name in gone]
+    if count and strangers == count:
+        raise InputError(
+            "the evaluation judged other patients than those of the manifest",
+            file=manifest.file,
+            column="patient_id",
+            found=f"none of {count:,} judged patients",
+            expected="the manifest that the predictions were made for",
+        )
+    notes = [f"{strangers:,} of {count:,} judged patients are not in the manifest"] if strangers else []
+    lost = "not checked against the manifest's test patients, since the file is gone: "
+    return [*notes, *(lost + name for name in gone)]

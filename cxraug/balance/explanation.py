@@ -77,5 +77,5 @@ def _without(p: Programme, families: Sequence[str], family: str) -> Programme:
         free = replace(p, upper=np.full(len(p.upper), np.inf))
     else:
         keep = np.array([f != family for f in families], dtype=bool)
-        free = replace(p, rows=p.rows[keep], most=p.most[keep])
+        free = replace(p, rows=p.rows[keep], most=p.most[keep], room=p.room[keep])
     return replace(free, beyond=np.zeros(len(p.need)) if family != "budget" else p.beyond)

@@ -19,12 +19,16 @@ FAMILIES = {"budget": "the budget", "per real": "synthetic per real", "views": "
 
 @dataclass(frozen=True)
 class Limit:
-    """At most ``most`` of ``sum(weight * counts)``; ``weight`` (S, K) by kind, ``family`` a key of FAMILIES."""
+    """At most ``most`` of ``sum(weight * counts)``; ``weight`` (S, K) by kind, ``family`` a key of FAMILIES.
+
+    ``slack``: by how much whole studies may be beyond it, where it is about a share.
+    """
 
     family: str
     words: str
     weight: np.ndarray
     most: float
+    slack: float = 0.0
 
 
 def list_limits(
@@ -81,5 +85,5 @@ def _view_limits(kinds: Kinds, levels: Mapping[str, pd.Series], views: pd.Series
                 words = f"views in proportion: {view} is {share:.0%} of real studies{where}"
                 for sign in (1.0, -1.0):
                     row = sign * of_view - (sign * share + tolerance) * at
-                    held.append(Limit("views", words, np.outer(ones, row), 1.0))
+                    held.append(Limit("views", words, np.outer(ones, row), 0.0, slack=1.0))
     return held

@@ -109,7 +109,7 @@ def make_plan(
     _refuse_unknown_findings(settings, core_card)
     cells, more = want(cells, settings, there) if aims is None else spread_budget(cells, aims, settings, n)
     notes += [*more, *_share_notes(cells, settings)]
-    views = askable_views(census, settings.views, core_card)
+    views, unlimited = askable_views(census, settings.views, core_card), census
     if settings.views_as_real is not None:
         census = replace(census, frame=census.frame.assign(views=views))
     of_kind = levels if settings.views_as_real is None else {**levels, VIEWS: views.fillna(MISSING)}
@@ -134,7 +134,11 @@ def make_plan(
     if not (table["target"] > table["before"]).any() and settings.target == "floor":
         notes.append("no finding is under its target" + (": the real proportions are kept" if len(frame) else ""))
     held = (table["shortfall"] > 0) & (table["held_back_by"] != ROUNDING)
-    notes += [*left_out, *_left_blank(census, core_card), *_shortfall_notes(table)]
+    notes += [
+        *left_out,
+        *_left_blank(unlimited, core_card),
+        *_shortfall_notes(table, {f for s in kinds.sets for f in s}),
+    ]
     notes += without_each_limit(allocation, demands, np.flatnonzero(held.to_numpy()).tolist())
     if n is not None and len(frame) < n:
         notes.append(f"only {len(frame):,} of {n:,} studies can be planned within the limits")
@@ -389,7 +393,8 @@ def _share_notes(cells: pd.DataFrame, settings: PlanSettings) -> list[str]:
     return [f"a share counts as met within {100 * settings.tolerance:g} % of itself{next_study}"]
 
 
-def _shortfall_notes(table: pd.DataFrame) -> list[str]:
+def _shortfall_notes(table: pd.DataFrame, seen: set[str]) -> list[str]:
+    """How much is missing in all; ``seen`` are the findings of studies that can be planned."""
     wanted = table[table["target"].notna()]
     short = wanted[wanted["shortfall"] > 0]
     over = wanted[wanted["excess"] > 0]
@@ -405,8 +410,7 @@ def _shortfall_notes(table: pd.DataFrame) -> list[str]:
         f"({worst['finding']}, {worst['group']} {worst['level']}: {worst['after']} of {worst['target']:.0f}), held "
         f"back by {worst['held_back_by']}"
     )
-    planned = table.groupby("finding")["planned"].max()
-    never = [f for f in dict.fromkeys(short["finding"]) if planned[f] == 0]
+    never = [f for f in dict.fromkeys(short["finding"]) if f not in seen and f != ANY]
     if never:
         notes.append("no study that can be planned shows " + ", ".join(never) + ": the shortfall stays")
     return notes

@@ -44,6 +44,7 @@ class Programme:
     margin : (J,) studies by which fractions of studies meet a target where they can, for whole studies to use up.
     slack : (J,) studies that whole studies may miss a target by: an exact share lies between two whole numbers.
     rows, most : (I, C), (I,); hard limits ``rows @ x <= most``; x = 0 keeps them.
+    room : (I,) what whole studies may be beyond a limit about a share, which fractions keep exactly.
     upper : (C,) the most studies of a kind, inf for no limit.
     familiarity : (C,) positive; real studies of the kind, smoothed. A study costs 1, more with
         every one of its kind, and beyond its familiarity twice as much with every doubling.
@@ -59,6 +60,7 @@ class Programme:
     slack: np.ndarray
     rows: np.ndarray
     most: np.ndarray
+    room: np.ndarray
     upper: np.ndarray
     least: float = 0.0
 
@@ -77,12 +79,13 @@ class Programme:
         gain = np.atleast_2d(np.asarray(gain, dtype=float))
         count, kinds = gain.shape
         rows, most = more.pop("rows", np.zeros((0, kinds))), more.pop("most", np.zeros(0))
+        room = more.pop("room", np.zeros(len(most)))
         if budget is not None:
-            rows, most = np.vstack([rows, np.ones(kinds)]), np.append(most, float(budget))
-        given = (np.asarray(more.pop(name, np.zeros(count)), float) for name in ("beyond", "margin", "slack"))
+            rows, most, room = np.vstack([rows, np.ones(kinds)]), np.append(most, float(budget)), np.append(room, 0.0)
+        given = {name: np.asarray(more.pop(name, np.zeros(count)), float) for name in ("beyond", "margin", "slack")}
         more.setdefault("upper", np.full(kinds, np.inf))
         need, scale, known = (np.asarray(a, dtype=float) for a in (need, scale, familiarity))
-        return cls(gain, need, scale, known, *given, rows=rows, most=most, **more)
+        return cls(gain, need, scale, known, rows=rows, most=most, room=room, **given, **more)
 
     def shortfall(self, counts: np.ndarray) -> np.ndarray:
         """(J,) studies that whole ``counts`` miss of each target, beyond its slack."""
@@ -269,20 +272,37 @@ def _with_margin(p: Programme, relaxed: np.ndarray) -> np.ndarray:
 
 
 def _round(p: Programme, relaxed: np.ndarray, worst: float) -> np.ndarray:
-    """Whole numbers next to ``relaxed`` (C,) that keep every limit: one less than rounded down to two more.
+    """Whole numbers near ``relaxed`` (C,) that keep every limit; further off where there are none next to it.
 
-    A small programme over the kinds that are no whole number chooses: the largest shortfall comes before the sum, the
-    sum before the price.
+    Raises :class:`WorkError` where none are found.
     """
     whole = np.floor(relaxed + SLACK)
     near = np.flatnonzero(relaxed - whole > SLACK)
-    if not len(near):
+    if not len(near) and (p.rows @ whole <= p.most + p.room + SLACK).all():
         return whole.astype(np.int64)
+    planned = np.flatnonzero(relaxed > SLACK)
+    for kinds, below, above, nodes in ((near, 1, 2, ROUNDING_NODES), (planned, 2, 4, NODES), (planned, 20, 40, NODES)):
+        found = _nearby(p, relaxed, worst, kinds, below, above, nodes)
+        if found is not None:
+            return found
+    raise WorkError(
+        "no plan of whole studies was found that keeps every limit; loosen one of them, views in proportion first"
+    )
+
+
+def _nearby(
+    p: Programme, relaxed: np.ndarray, worst: float, near: np.ndarray, below: int, above: int, nodes: int
+) -> np.ndarray | None:
+    """Whole numbers that differ from ``relaxed`` (C,) in the kinds ``near`` only; None where none was found.
+
+    A small programme chooses: the largest shortfall comes before the sum, the sum before the price.
+    """
+    whole = np.floor(relaxed + SLACK)
     base = whole.copy()
-    base[near] = np.maximum(whole[near] - 1, 0)
-    room = np.minimum(whole[near] + 2, np.floor(p.upper[near] + SLACK)) - base[near]
+    base[near] = np.maximum(whole[near] - below, 0)
+    room = np.minimum(whole[near] + above, np.floor(p.upper[near] + SLACK)) - base[near]
     gain, rows = p.gain[:, near], p.rows[:, near]
-    need, most = p.need - p.slack - p.gain @ base, p.most - p.rows @ base
+    need, most = p.need - p.slack - p.gain @ base, p.most + p.room - p.rows @ base
     touched, held = np.flatnonzero((gain != 0).any(axis=1)), np.flatnonzero((rows != 0).any(axis=1))
     start, _, prices = p.price_list()
     price = prices[(whole[near, None] >= start[near]).sum(axis=1) - 1]
@@ -300,16 +320,16 @@ def _round(p: Programme, relaxed: np.ndarray, worst: float) -> np.ndarray:
     little = 1e-3 * (1 / scale).min(initial=1.0) / len(near) / price.max()
     cost = np.concatenate([price * little, 1 / scale, [float(count)]])
     upper = np.append(room, np.full(count + 1, np.inf))
-    found = _integer(cost, np.vstack(parts), high, upper, len(near), 1e-4, nodes=ROUNDING_NODES)
+    found = _integer(cost, np.vstack(parts), high, upper, len(near), 1e-4, nodes=nodes)
     if found is None:
-        return whole.astype(np.int64)
+        return None
     base[near] += np.rint(found[: len(near)])
-    return base.astype(np.int64)
+    return base.astype(np.int64) if (p.rows @ base <= p.most + p.room + 1e-4).all() else None
 
 
 def _search(p: Programme) -> np.ndarray | None:
     """The integer optimum of all three readings, for few kinds; None where the search gave up."""
-    p = replace(p, need=p.need - p.slack, slack=np.zeros_like(p.slack))
+    p = replace(p, need=p.need - p.slack, slack=np.zeros_like(p.slack), most=p.most + p.room)
     kinds = p.gain.shape[1]
     above = np.hstack([-p.gain, -p.scale[:, None]])
     below = np.hstack([p.rows, np.zeros((len(p.most), 1))])

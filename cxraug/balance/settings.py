@@ -76,6 +76,11 @@ class PlanSettings(BaseModel):
                 f"plan.companions go with target: floor or power and no limit but the budget; remove companions or "
                 f"{limits[0] if limits else f'target: {self.target}'}"
             )
+        from cxraug.cores.core import VIEWS
+
+        for view in self.views or []:
+            if view not in VIEWS:
+                raise ValueError(f"plan.views: unknown view {view!r}; expected some of {', '.join(VIEWS)}")
         if self.views is not None and self.views_as_real is not None:
             raise ValueError("plan.views fixes the views of every study; remove it or plan.views_as_real")
         return self

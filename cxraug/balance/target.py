@@ -166,6 +166,14 @@ def _population(
     cells: pd.DataFrame, settings: PlanSettings, levels: Mapping[str, pd.Series]
 ) -> tuple[pd.DataFrame, list[str]]:
     weights, notes, rows = read_weights(str(settings.population)), [], []
+    if not weights["group"].isin(list(levels)).any():
+        raise InputError(
+            "none of the population's groups is balanced",
+            file=settings.population,
+            column="group",
+            found=", ".join(dict.fromkeys(weights["group"])),
+            expected=f"one of {', '.join(levels) or 'none'}, or plan.groups (--groups) that names it",
+        )
     for group, part in weights.groupby("group", sort=False):
         if group not in levels:
             notes.append(f"the population's {group} is left out: the plan has no such group (name it in groups)")

@@ -60,7 +60,7 @@ def verify_plan(
     if budget is not None:
         rows.append(_row("budget", 1, [("the plan", budget, len(plan))]))
     rows.append(_row(f"label sets seen in {settings.min_label_set} patients", plan["_set"].nunique(),
-                     _unseen(plan, real, settings, card)))  # fmt: skip
+                     _unseen(plan, real, settings, card), least=True))  # fmt: skip
     if settings.per_prompt is not None:
         keys = ["_set", *(f"_at {g}" for g in groups), *(["views"] if settings.views_as_real is not None else [])]
         uses = plan.groupby(keys, sort=False).size()
@@ -79,11 +79,11 @@ def verify_plan(
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _row(limit: str, checked: int, found: Iterable[tuple[str, float, float]]) -> tuple:
-    """The tightest of (name, allowed, found): the one with the least room."""
-    every = list(found) or [("", math.nan, math.nan)]
-    name, allowed, value = min(every, key=lambda each: each[1] - each[2] if each[1] == each[1] else math.inf)
-    return limit, checked, name, allowed, value, not value > allowed + 1e-9
+def _row(limit: str, checked: int, found: Iterable[tuple[str, float, float]], *, least: bool = False) -> tuple:
+    """The tightest of (name, allowed, found): the one with the least room; ``least``: at least so many are allowed."""
+    every, sign = list(found) or [("", math.nan, math.nan)], -1 if least else 1
+    name, allowed, value = min(every, key=lambda each: sign * (each[1] - each[2]) if each[1] == each[1] else math.inf)
+    return limit, checked, name, allowed, value, not sign * (value - allowed) > 1e-9
 
 
 def _repeated(plan: pd.DataFrame) -> list[tuple[str, float, float]]:
@@ -136,7 +136,7 @@ def _levels(frame: pd.DataFrame, group: str, age_bins: Sequence[float]) -> pd.Se
 def _unseen(
     plan: pd.DataFrame, real: pd.DataFrame, settings: PlanSettings, card: Card | None
 ) -> Iterable[tuple[str, float, float]]:
-    """Label sets of fewer patients than asked, unless one of their findings is in no set of as many."""
+    """In how many patients each label set was seen; one will do where one of its findings is in no set of as many."""
     complete = real[real["_known"]]
     patients = complete.groupby("_set")["patient_id"].nunique()
     able = [s for s in patients.index if card is None or all(f in (*card.findings, "No Finding") for f in s)]
@@ -145,7 +145,8 @@ def _unseen(
         seen = int(patients.get(wanted, 0))
         excused = seen > 0 and any(f not in covered for f in wanted)
         least = 1 if excused else settings.min_label_set
-        yield "|".join(sorted(wanted)), -least, -seen
+        only = " (no larger set shows one of these)" if excused and seen < settings.min_label_set else ""
+        yield "|".join(sorted(wanted)) + only, least, seen
 
 
 def _per_real(

@@ -16,7 +16,7 @@ from cxraug.cli.selection import (
     parse_where,
     say_label_columns,
 )
-from cxraug.errors import InputError
+from cxraug.errors import InputError, WorkError
 
 if TYPE_CHECKING:
     from cxraug.balance.plan import Plan
@@ -97,6 +97,8 @@ def register(app: typer.Typer) -> None:
             views_as_real=views_as_real, reports=reports, tolerance=tolerance, companions=companions,
         )  # fmt: skip
         _refuse_odd(target, core, timed, evaluation, groups, arm)
+        if n is not None and budget is not None:
+            raise InputError("--n is exact; it takes the place of --budget", found=f"--n {n} --budget {budget}")
         card = None if core is None else _card(core)
         columns = parse_label_columns(label_columns)
         data = read_manifest(manifest, root=root, where=parse_where(where), label_columns=columns)
@@ -119,6 +121,8 @@ def register(app: typer.Typer) -> None:
         kept = "all kept" if broken.empty else "NOT kept: " + ", ".join(broken["limit"] + " " + broken["tightest"])
         typer.echo(f"limits: {len(limits)} checked, {kept}; cost: {cost.sentence}")
         typer.echo(f"plan: {out / 'plan.parquet'}, {len(made.frame):,} studies; every cell: {out / 'table.csv'}")
+        if not broken.empty:
+            raise WorkError(f"the plan breaks limits of its own: {out / 'limits.csv'}; do not use it")
 
 
 def _settings(**values: Any) -> PlanSettings:

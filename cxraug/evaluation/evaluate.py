@@ -329,7 +329,7 @@ def _threshold_records(predictions: Predictions, cuts: Array) -> list[dict[str, 
 
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not path.is_file():
-        raise InputError("no such file", file=path)
+        raise InputError("no such file", file=path, expected="the folder that cxraug evaluate wrote (--out)")
     text = [column for column in columns if column in _TEXT]
     frame = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values={
         column: [""] for column in columns if column not in _TEXT

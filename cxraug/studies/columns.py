@@ -156,7 +156,7 @@ def strange_values(values: pd.Series, column: str) -> list[str]:
     """Values that ``sex``, ``view`` or ``split`` would refuse, in the order in which they occur."""
     lower = values.str.lower()
     key = lower.str.replace(r"[_\s]+", " ", regex=True) if column == "view" else lower
-    known = {"sex": [*_SEXES, *_SEX_UNKNOWN], "view": _VIEW_OF, "split": _SPLIT_OF}[column]
+    known = {"sex": [*_SEXES, *_SEX_UNKNOWN], "view": VIEW_OF, "split": SPLIT_OF}[column]
     return [str(v) for v in values[values.notna() & ~key.isin(list(known))].unique()]
 
 

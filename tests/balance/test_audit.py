@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cxraug.balance.audit import audit_manifest, write_audit
 from cxraug.balance.naming import headlines, summary
+from cxraug.errors import InputError
 from cxraug.pages.audit import audit_page
 from cxraug.studies.manifest import Manifest
 
@@ -223,3 +224,10 @@ def test_any_manifest_has_an_audit(make_manifest, seed: int, n: int, groups: tup
     for c in audit["measurable"]["cells"]:
         assert 0 <= c["power"] <= 1
     json.dumps(audit, allow_nan=False)
+
+
+def test_text_in_place_of_findings_is_refused(imbalanced: Manifest) -> None:
+    frame = imbalanced.frame.assign(labels=[f"word {i}" for i in range(len(imbalanced))])
+    names = tuple(f"word {i}" for i in range(501))
+    with pytest.raises(InputError, match=r"too many findings.*501 different ones, such as 'word 0'.*500 at most"):
+        audit_manifest(Manifest(frame, imbalanced.root, None, names, {"": names}))

@@ -94,6 +94,9 @@ def test_where_and_bad_usage(app: typer.Typer, table: Path, tmp_path: Path) -> N
     for words, message in (
         (["plan", str(table), "--target", "much"], "--target"),
         (["plan", str(table), "--tolerance", "2"], "--tolerance"),
+        (["plan", str(table), "--views", "PA,Side"], "unknown view 'Side'"),
+        (["plan", str(table), "--n", "5", "--budget", "9"], "--n is exact"),
+        (["plan", str(table), "--from-evaluation", "nowhere"], "nowhere.*cxraug evaluate"),
         (["plan", str(table), "--findings", "Nodul"], r"--findings.*train; found 'Nodul'.*did you mean 'Nodule'"),
         (["audit", str(table), "--no-pixels", "--age-bins", "40,20"], "--age-bins"),
         (["audit", str(table), "--no-pixels", "--groups", "sex", "--where", "sex"], "--where"),

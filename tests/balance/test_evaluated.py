@@ -130,6 +130,24 @@ def test_test_patients_that_call_themselves_validation_are_refused(
         read_aims(data[1], manifest=renamed)
 
 
+def test_patients_of_another_manifest_are_refused_and_missing_ones_told(data: tuple[Path, Path, Manifest]) -> None:
+    manifest = data[2]
+
+    def with_patients(patients: pd.Series) -> Manifest:
+        frame = manifest.frame.assign(patient_id=patients.astype("str"))
+        return Manifest(frame, Path("."), None, manifest.findings, manifest.annotated)
+
+    own = manifest.frame["patient_id"]
+    with pytest.raises(InputError, match="other patients than those of the manifest; found 'none of"):
+        read_aims(data[1], manifest=with_patients("x" + own))
+    val = own[manifest.frame["split"] == "val"].unique()
+    gone = own.where(own != val[0], "x")
+    assert (
+        f"1 of {len(val):,} judged patients are not in the manifest"
+        in read_aims(data[1], manifest=with_patients(gone)).notes
+    )
+
+
 def test_arms_must_be_named_where_there_are_several(data: tuple[Path, Path, Manifest], tmp_path: Path) -> None:
     table = pd.read_parquet(data[0] / "predictions.parquet")
     both = pd.concat([table.assign(arm="a"), table.assign(arm="b")])

@@ -15,6 +15,7 @@ from cxraug.balance.plan import Plan, PlanSettings, make_plan
 from cxraug.balance.power import auroc_variance, detectable_gap, positives_needed
 from cxraug.balance.target import ANY, read_weights
 from cxraug.balance.verification import verify_plan
+from cxraug.cores.core import Card
 from cxraug.errors import InputError
 from cxraug.evaluation.groups import AGE_BINS, group_levels
 from cxraug.studies.manifest import Manifest
@@ -23,6 +24,15 @@ from cxraug.synthesis.prompts import check_plan
 
 def train_of(manifest: Manifest) -> Manifest:
     return manifest.take((manifest.frame["split"] == "train").to_numpy())
+
+
+def card(**changes: object) -> Card:
+    known = {
+        "name": "toy", "version": "1", "kind": "toy", "sha256": "0" * 64, "resolution": 64, "views": ["PA", "AP"],
+        "findings": ["Cardiomegaly", "Effusion", "Nodule"], "conditions": ["findings", "views", "sex", "age"],
+        "licence": "none", "training_data": {}, "seen": {"key": "00", "patients": [], "images": []},
+    }  # fmt: skip
+    return Card.model_validate({**known, **changes})
 
 
 def verified(plan: Plan, train: Manifest, asked: PlanSettings, n: int | None = None) -> pd.DataFrame:
@@ -254,3 +264,60 @@ def test_a_note_says_when_a_share_is_met(imbalanced: Manifest) -> None:
     least = make_plan(train, PlanSettings(target="uniform", prevalence=0.1, tolerance=0.05), groups=["sex"])
     assert near in least.notes
     assert not any("share counts" in note for note in make_plan(train, PlanSettings(floor=50), groups=["sex"]).notes)
+
+
+def with_views(train: Manifest) -> Manifest:
+    """The same studies, every third of them AP, women more often."""
+    frame = train.frame.assign(view="PA")
+    rare = (np.arange(len(frame)) % 3 == 0) | ((frame["sex"] == "F") & (np.arange(len(frame)) % 4 == 1)).to_numpy()
+    frame.loc[rare, "view"] = "AP"
+    return Manifest(frame, train.root, None, train.findings, train.annotated)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.01, 0.02, 0.05])
+def test_views_in_proportion_hold_for_whole_studies(imbalanced: Manifest, tolerance: float) -> None:
+    train = with_views(train_of(imbalanced))
+    asked = PlanSettings(floor=60, views_as_real=tolerance)
+    plan = make_plan(train, asked, groups=["sex", "age"])
+    real = (train.frame["view"] == "AP").groupby(train.frame["sex"]).mean()
+    planned = (plan.frame["views"] == "AP").groupby(plan.frame["sex"]).agg(["sum", "size"])
+    assert (planned["size"] > 20).all()
+    assert ((planned["sum"] - real * planned["size"]).abs() <= tolerance * planned["size"] + 1 + 1e-9).all()
+    found = verify_plan(plan.frame, train, asked, findings=train.findings, groups=plan.groups, age_bins=AGE_BINS)
+    assert found["holds"].all(), found.to_string()
+
+
+def test_views_that_the_core_lacks_are_left_out_and_named(imbalanced: Manifest) -> None:
+    train = with_views(train_of(imbalanced))
+    known = card(views=["PA"])
+    plan = make_plan(train, PlanSettings(floor=40, views_as_real=0.05), groups=["sex"], core_card=known)
+    assert set(plan.frame["views"]) == {"PA"}
+    assert "core toy does not know the view 'AP': left out" in plan.notes
+
+
+def test_a_population_of_groups_that_are_not_balanced_is_refused(imbalanced: Manifest, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.csv"
+    weights.write_text("group,level,weight\nrace,F,1\n")
+    asked = PlanSettings(target="population", population=str(weights))
+    with pytest.raises(InputError, match=r"weights.csv, column 'group'.*found 'race'.*one of sex, age"):
+        make_plan(train_of(imbalanced), asked, groups=["sex", "age"])
+
+
+def test_only_findings_that_no_study_shows_are_called_so(imbalanced: Manifest) -> None:
+    train = train_of(imbalanced)
+    plan = make_plan(train, PlanSettings(floor=100_000, budget=20), groups=["sex"])
+    assert plan.table.groupby("finding")["planned"].max().eq(0).any()
+    assert not any("no study that can be planned shows" in note for note in plan.notes)
+    lacking = make_plan(train, PlanSettings(floor=100), groups=["sex"], core_card=card(findings=["Effusion", "Nodule"]))
+    assert "no study that can be planned shows Cardiomegaly: the shortfall stays" in lacking.notes
+
+
+def test_label_sets_are_told_by_the_patients_they_were_seen_in(imbalanced: Manifest) -> None:
+    train = train_of(imbalanced)
+    asked = PlanSettings(floor=60, min_label_set=2)
+    plan = make_plan(train, asked, groups=["sex"])
+    rows = verify_plan(plan.frame, train, asked, findings=train.findings, groups=["sex"], age_bins=AGE_BINS)
+    row = rows[rows["limit"] == "label sets seen in 2 patients"].iloc[0]
+    seen = train.frame.groupby("labels")["patient_id"].nunique()
+    assert row["found"] == seen[plan.frame["labels"].unique()].min()
+    assert row["holds"] == (row["found"] >= row["allowed"])
