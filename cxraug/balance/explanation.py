@@ -57,6 +57,8 @@ def without_each_limit(made: Allocation, demands: Sequence[Demand], short: Colle
         return []
     told, most = [], 0
     families = list(dict.fromkeys(made.families)) + (["per prompt"] if np.isfinite(p.upper).any() else [])
+    if not families:
+        return []
     for family in families:
         missing = relaxed_shortfall(_without(p, made.families, family))
         met = sum(bool(asked.any() and (missing[asked] <= MISSED).all()) for asked in of_cell.values())

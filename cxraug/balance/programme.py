@@ -82,10 +82,11 @@ class Programme:
         room = more.pop("room", np.zeros(len(most)))
         if budget is not None:
             rows, most, room = np.vstack([rows, np.ones(kinds)]), np.append(most, float(budget)), np.append(room, 0.0)
-        given = {name: np.asarray(more.pop(name, np.zeros(count)), float) for name in ("beyond", "margin", "slack")}
+        for name in ("beyond", "margin", "slack"):
+            more[name] = np.asarray(more.get(name, np.zeros(count)), dtype=float)
         more.setdefault("upper", np.full(kinds, np.inf))
         need, scale, known = (np.asarray(a, dtype=float) for a in (need, scale, familiarity))
-        return cls(gain, need, scale, known, rows=rows, most=most, room=room, **given, **more)
+        return cls(gain, need, scale, known, rows=rows, most=most, room=room, **more)
 
     def shortfall(self, counts: np.ndarray) -> np.ndarray:
         """(J,) studies that whole ``counts`` miss of each target, beyond its slack."""
