@@ -237,6 +237,8 @@ def _out_of_reach(p: Programme, budgeted: bool) -> np.ndarray:
     reach = np.where(np.isfinite(p.upper), usable * np.where(np.isfinite(p.upper), p.upper, 0), 0).sum(axis=1)
     reach = np.where((usable[:, ~np.isfinite(p.upper)] > 0).any(axis=1), np.inf, reach)
     for row, most in zip(p.rows[:-1] if budgeted else p.rows, p.most, strict=False):
-        bounded = (row >= p.gain - 1e-12).all(axis=1) & (row >= 0).all()
+        if (row < 0).any():  # about a share: it bounds no number
+            continue
+        bounded = (row >= p.gain - 1e-12).all(axis=1)
         reach = np.where(bounded, np.minimum(reach, most), reach)
     return np.where(p.need > 0, np.maximum(p.need - reach, 0.0), 0.0)

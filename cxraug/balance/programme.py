@@ -218,9 +218,9 @@ def _least_cost(p: Programme, worst: float, total: float, least: float) -> tuple
     count = len(p.need)
     start, widths, prices = p.price_list()
     room = np.clip(p.upper[:, None] - start, 0, widths)
-    steps = len(prices)
-    gain, rows = (sparse.csr_matrix(np.repeat(a, steps, axis=1)) for a in (p.gain, p.rows))
-    each = len(p.familiarity) * steps
+    kind, step = np.nonzero(room > 0)  # a column each
+    gain, rows = (sparse.csc_matrix(a)[:, kind] for a in (p.gain, p.rows))
+    each = len(kind)
     parts = [
         sparse.hstack([-gain, -sparse.eye_array(count)]),
         sparse.hstack([rows, sparse.csr_matrix((len(p.most), count))]),
@@ -228,10 +228,10 @@ def _least_cost(p: Programme, worst: float, total: float, least: float) -> tuple
         sparse.csr_matrix(np.append(-np.ones(each), np.zeros(count))[None]),
     ]
     high = np.concatenate([-p.need, p.most, [_loosened(total)], [-max(least - SLACK, 0.0)]])
-    upper = np.append(room.ravel(), _missing_at_most(p, worst))
-    cost = np.append(np.tile(prices, len(p.familiarity)), np.zeros(count))
+    upper = np.append(room[kind, step], _missing_at_most(p, worst))
+    cost = np.append(prices[step], np.zeros(count))
     found = _linear(cost, sparse.vstack(parts), high, upper)
-    return found.x[:each].reshape(-1, steps).sum(axis=1), float(found.fun)
+    return np.bincount(kind, found.x[:each], len(p.familiarity)), float(found.fun)
 
 
 def _within_reach(p: Programme, worst: float, total: float) -> float:

@@ -70,6 +70,8 @@ class PlanSettings(BaseModel):
         for key in ("population", "gap"):
             if self.target == {"population": "population", "gap": "power"}[key] and getattr(self, key) is None:
                 raise ValueError(f"target: {self.target} needs plan.{key}")
+        if self.gap is not None and self.gap >= self.auroc - 0.5:
+            raise ValueError(f"plan.gap: {self.gap:g} below an AUROC of {self.auroc:g} is not above chance")
         limits = [key for key in ("per_real", "per_prompt", "views_as_real") if getattr(self, key) is not None]
         if self.companions and (limits or self.target not in ("floor", "power")):
             raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cxraug.balance.census import NO_FINDING, Census
-from cxraug.balance.power import positives_needed
+from cxraug.balance.sample_size import Question, positives_needed
 from cxraug.balance.settings import PlanSettings
 from cxraug.errors import InputError
 from cxraug.evaluation.groups import MISSING, level_order
@@ -18,6 +18,8 @@ from cxraug.evaluation.groups import MISSING, level_order
 ALL = "all"
 ANY = "(any study)"  # in place of a finding: how many studies a level has
 COLUMNS = ("finding", "group", "level", "studies", "before", "target")
+MOST_POSITIVES = 4  # times those that would do if nothing else were scarce; beyond, something else is
+ENDLESS = 1e12
 FIRM = 50  # positives below which a prevalence is no example to the other levels
 
 
@@ -196,29 +198,27 @@ def _population(
 
 
 def _power(cells: pd.DataFrame, settings: PlanSettings) -> tuple[pd.DataFrame, list[str]]:
-    """As many positives as measuring the gap between a level and the other levels of its group takes."""
+    """As many positives as the audit says that the gap between a level and the other levels of its group takes."""
     notes = [
         "a power target counts training studies; what measures the gap are real test studies, and none of the "
         "planned ones will be among them"
     ]
+    question = Question(gap=float(settings.gap or 0), auroc=settings.auroc)
+    enough = float(positives_needed(question, np.array([0.0, ENDLESS]), np.array([ENDLESS, ENDLESS])))
     hopeless = []
     for (group, finding), part in cells[_wanted(cells, settings)].groupby(["group", "finding"], sort=False):
         if group == ALL:
             continue
-        positives, negatives = part["before"].sum(), (part["studies"] - part["before"]).sum()
-        for index, row in part.iterrows():
-            own = row["studies"] - row["before"]
-            rest = (positives - row["before"], negatives - own)
-            needed = positives_needed(float(settings.gap or 0), settings.auroc, own, rest)
-            if needed is None:
-                hopeless.append(f"{finding} in {group} {row['level']}")
-            else:
-                cells.loc[index, "target"] = needed
+        level = np.column_stack([part["before"], part["studies"] - part["before"]]).astype(float)
+        needed = positives_needed(question, level, level.sum(axis=0) - level)
+        within = needed <= MOST_POSITIVES * enough  # not so where it is NaN
+        cells.loc[part.index[within], "target"] = needed[within]
+        hopeless += [f"{finding} in {group} {name}" for name in part["level"][~within]]
     if hopeless:
         notes.append(
-            f"{len(hopeless)} cells cannot show an AUROC gap of {settings.gap:g} with any number of positives, since "
-            f"their negatives or the other levels are too few: {', '.join(hopeless[:5])}"
-            + (", ..." if len(hopeless) > 5 else "")
+            f"{len(hopeless)} cells have no target: more positives would not show an AUROC gap of {settings.gap:g} "
+            f"there (over {MOST_POSITIVES * enough:,.0f}, if any number), since their negatives or the other levels' "
+            f"positives are too few: {', '.join(hopeless[:5])}" + (", ..." if len(hopeless) > 5 else "")
         )
     return cells, notes
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cxraug.balance.plan import Plan, PlanSettings, make_plan
-from cxraug.balance.power import auroc_variance, detectable_gap, positives_needed
-from cxraug.balance.target import ANY, read_weights
+from cxraug.balance.sample_size import Question, positives_needed, power_of
+from cxraug.balance.target import ANY, MOST_POSITIVES, read_weights
 from cxraug.balance.verification import verify_plan
 from cxraug.cores.core import Card
 from cxraug.errors import InputError
@@ -97,33 +97,31 @@ def test_population_weights(imbalanced: Manifest, tmp_path: Path) -> None:
         read_weights(path)
 
 
-def test_power_target_is_the_fewest_positives_that_show_the_gap(imbalanced: Manifest) -> None:
-    rest = (150.0, 600.0)
-    needed = positives_needed(0.1, 0.8, 400, rest)
-    assert needed is not None
-    assert detectable_gap(0.8, (needed, 400), rest) <= 0.1 < detectable_gap(0.8, (needed - 1, 400), rest)
-    assert positives_needed(0.01, 0.8, 400, rest) is None
-    plan = make_plan(train_of(imbalanced), PlanSettings(target="power", gap=0.12), groups=["sex"])
+def test_power_target_is_what_the_audit_says(imbalanced: Manifest) -> None:
+    train = train_of(imbalanced)
+    plan = make_plan(train, PlanSettings(target="power", gap=0.12), groups=["sex"])
     table = plan.table.set_index(["finding", "group", "level"])
-    row = table.loc[("Cardiomegaly", "sex", "F")]
-    other = table.loc[("Cardiomegaly", "sex", "M")]
-    rest = (other["before"], other["studies"] - other["before"])
-    assert row["target"] == positives_needed(0.12, 0.8, row["studies"] - row["before"], rest)
+    row, other = table.loc[("Cardiomegaly", "sex", "F")], table.loc[("Cardiomegaly", "sex", "M")]
+    level, rest = (np.array([r["before"], r["studies"] - r["before"]], dtype=float) for r in (row, other))
+    question = Question(gap=0.12)
+    assert row["target"] == positives_needed(question, level, rest)
+    enough, fewer = (np.array([row["target"] - less, level[1]]) for less in (0, 1))
+    assert power_of(question, enough, rest) >= 0.8 > power_of(question, fewer, rest)
     assert any("real test studies" in note for note in plan.notes)
-    assert any("cannot show an AUROC gap" in note for note in plan.notes)
 
 
-def test_the_variance_formula_is_that_of_exponential_scores() -> None:
-    """Hanley & McNeil's variance against simulation: exponential scores of rate ratio r have AUROC r / (1 + r)."""
-    rng = np.random.default_rng(0)
-    positives, negatives, auroc = 40, 90, 0.8
-    scores = []
-    for _ in range(1500):
-        x = rng.exponential(auroc / (1 - auroc), positives)
-        y = rng.exponential(1.0, negatives)
-        scores.append((x[:, None] > y).mean())
-    assert np.mean(scores) == pytest.approx(auroc, abs=0.01)
-    assert auroc_variance(auroc, positives, negatives) == pytest.approx(np.var(scores), rel=0.12)
+def test_a_cell_that_something_else_keeps_from_power_gets_no_target(imbalanced: Manifest) -> None:
+    """Nearly as many positives as one likes would do: it is the other level that has too few."""
+    train = train_of(imbalanced)
+    gaps = np.arange(0.05, 0.3, 0.005)
+    targets = [make_plan(train, PlanSettings(target="power", gap=gap), groups=["sex"]).table for gap in gaps]
+    most = max(t["target"].max() / positives_needed(Question(gap=g), np.array([0, 1e12]), np.array([1e12, 1e12]))
+               for g, t in zip(gaps, targets, strict=True) if t["target"].notna().any())  # fmt: skip
+    assert 1 < most <= MOST_POSITIVES
+    notes = make_plan(train, PlanSettings(target="power", gap=0.05), groups=["sex"]).notes
+    assert any("cells have no target: more positives would not show an AUROC gap of 0.05" in note for note in notes)
+    with pytest.raises(ValidationError, match="not above chance"):
+        PlanSettings(target="power", gap=0.31)
 
 
 CASES = {
