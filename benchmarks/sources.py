@@ -1,10 +1,11 @@
-"""What importing the archives costs, on the real tables that torchxrayvision carries, and what they hold.
+"""What importing and auditing the archives costs, on the real tables that torchxrayvision carries, and what they hold.
 
     python benchmarks/sources.py [SOURCE ...] [--out benchmarks/SOURCES.md]   seconds, peak memory, what was odd
     python benchmarks/sources.py --counts nih                                  the tables of a data card
 
 The tables are copied from the installed package to a temporary folder in the archive's own layout and imported by
-`cxraug import SOURCE ROOT --table-only` in a process of its own. Seconds are wall and processor time of the whole
+`cxraug import SOURCE ROOT --table-only` in a process of its own, then audited by `cxraug audit m.parquet --no-pixels
+--groups sex,age`, the page included. Seconds are wall and processor time of the whole
 command, start of Python included; memory is the largest resident set of the process. MIMIC-CXR has no public table.
 Sources that are not named keep the rows that the file has of them.
 """
@@ -68,14 +69,24 @@ def main() -> None:
             root = prepare(key, Path(folder))
             record, wall, cpu, peak = import_measured(key, root)
             size = (root / "m.parquet").stat().st_size / 2**20
+            words = [
+                "audit",
+                str(root / "m.parquet"),
+                "--no-pixels",
+                "--groups",
+                "sex,age",
+                "--out",
+                str(root / "audit"),
+            ]
+            looked = measured([*words, "--json"], root / "audit.out")
         cost.append(f"| {key} | {record['files'][0]} | {record['images']:,} | {record['patients']:,} | {wall:.1f} | "
-                    f"{cpu:.1f} | {peak:.0f} | {size:.1f} |")  # fmt: skip
+                    f"{cpu:.1f} | {peak:.0f} | {size:.1f} | {looked[0]:.1f} | {looked[2]:.0f} |")  # fmt: skip
         odd += [f"| {key} | {what} | {n:,} |" for what, n in record["odd"].items()]
     text = "\n".join([
-        "# Importing the archives", "", "    python benchmarks/sources.py --out benchmarks/SOURCES.md", "",
+        "# Importing and auditing the archives", "", "    python benchmarks/sources.py --out benchmarks/SOURCES.md", "",
         " ".join(__doc__.split("\n\n")[2].split()), "",
-        "| source | table | images | patients | wall s | CPU s | peak MB | manifest MB |",
-        "|---|---|---|---|---|---|---|---|", *cost, "",
+        "| source | table | images | patients | wall s | CPU s | peak MB | manifest MB | audit: wall s | peak MB |",
+        "|---|---|---|---|---|---|---|---|---|---|", *cost, "",
         "What was odd in the tables, as the import counts it:", "", "| source | what | number |", "|---|---|---|", *odd,
     ])  # fmt: skip
     print(text)
@@ -103,16 +114,21 @@ def prepare(key: str, folder: Path) -> Path:
 
 def import_measured(key: str, root: Path) -> tuple[dict[str, Any], float, float, float]:
     """The record of an import to ``root/m.parquet``, its wall and processor seconds, and its peak memory in MB."""
-    command = [sys.executable, "-m", "cxraug", "import", key, str(root), "--table-only", "--json"]
+    words = ["import", key, str(root), "--table-only", "--json", "--out", str(root / "m.parquet")]
+    wall, cpu, peak = measured(words, root / "answer.json")
+    return json.loads((root / "answer.json").read_text()), wall, cpu, peak
+
+
+def measured(words: list[str], answer: Path) -> tuple[float, float, float]:
+    """Wall and processor seconds of a command, and its peak memory in MB; what it prints goes to ``answer``."""
     started = time.perf_counter()
-    with open(root / "answer.json", "wb") as answer:
-        process = subprocess.Popen([*command, "--out", str(root / "m.parquet")], stdout=answer)
+    with answer.open("wb") as stream:
+        process = subprocess.Popen([sys.executable, "-m", "cxraug", *words], stdout=stream)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(f"the import of {key} ended with {process.returncode}")
-    wall = time.perf_counter() - started
-    return json.loads((root / "answer.json").read_text()), wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        raise RuntimeError(f"cxraug {words[0]} {words[1]} ended with {process.returncode}")
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def count_tables(manifest: Manifest, record: dict[str, Any]) -> list[str]:
