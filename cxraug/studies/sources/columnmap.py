@@ -148,7 +148,16 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise InputError(f"not readable as YAML ({error})", file=path) from None
     if not isinstance(value, dict):
         raise InputError("not a mapping of columns", file=path, expected="lines such as 'image: FileName'")
-    return value
+    return {key: _words_as_text(part, path, key) if isinstance(part, dict) else part for key, part in value.items()}
+
+
+def _words_as_text(part: dict[Any, Any], path: Path, key: str) -> dict[str, Any]:
+    """YAML reads a bare 1 as a number, which is that word, and a bare ``no`` as false, which may be one of six."""
+    for word in part:
+        if type(word) not in (str, int):
+            raise InputError("a word that YAML takes for something else", file=path, column=key, found=word,
+                             expected="the word in quotes")  # fmt: skip
+    return {str(word): value for word, value in part.items()}
 
 
 def column_map(values: Mapping[str, Any]) -> ColumnMap:

@@ -268,3 +268,12 @@ def test_the_mapping_has_no_unknown_keys() -> None:
     with pytest.raises(InputError, match="Extra inputs"):
         column_map({"image": "a", "patient_id": "b", "patients": "c"})
     assert {*FIELDS, *FILES} < set(ColumnMap.model_fields)
+
+
+def test_words_that_yaml_takes_for_numbers_are_words_and_those_it_takes_for_no_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text("image: FileName\npatient_id: PatientID\nsexes: {1: F, 2: M}\n")
+    assert column_map(parse_map([str(path)])).sexes == {"1": "F", "2": "M"}
+    path.write_text("image: FileName\npatient_id: PatientID\nfindings: {no: No Finding}\n")
+    with pytest.raises(InputError, match=r"map.yaml, column 'findings'.*found False; expected the word in quotes"):
+        parse_map([str(path)])
