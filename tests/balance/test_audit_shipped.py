@@ -1,10 +1,9 @@
-"""The audit of the full tables that torchxrayvision ships: counts against pandas, and within ten seconds."""
+"""The audit of the full tables that torchxrayvision ships: counts against pandas. benchmarks/sources.py times it."""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ import pytest
 from cxraug.balance.audit import audit_manifest, write_audit
 from cxraug.studies.manifest import Manifest, read_manifest
 
-SECONDS = 10.0  # of processor time
 FOUND = importlib.util.find_spec("torchxrayvision")
 DATA = Path(FOUND.origin).parent / "data" if FOUND and FOUND.origin else Path("torchxrayvision is not here")
 PADCHEST = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz"
@@ -23,11 +21,9 @@ pytestmark = pytest.mark.skipif(not (DATA / PADCHEST).exists(), reason="needs th
 
 
 def audited(manifest: Manifest, folder: Path) -> dict:
-    """The audit, written too, within the time."""
-    start = time.process_time()
+    """The audit, written too."""
     audit = audit_manifest(manifest, groups=("sex", "age"))
     write_audit(audit, folder)
-    assert time.process_time() - start < SECONDS
     return audit
 
 
