@@ -25,6 +25,7 @@ NODES = 2_000
 PIVOTS = 5_000
 ROUNDING_NODES = 300  # of the search among the whole numbers next to a relaxed optimum
 SLACK = 1e-6
+CLOSE = 1e-3  # of a study, by which a sum over many fractions may be off
 LOOSE = 1e-9  # of an optimum that the next reading keeps
 # how far a kind is used, in multiples of its familiarity, and what a study costs beyond that
 STEPS = ((0.0, 1.0), (0.125, 1.1), (0.25, 1.25), (0.5, 1.5), *((2.0**i, 2.0 ** (i + 1)) for i in range(9)))
@@ -282,8 +283,12 @@ def _round(p: Programme, relaxed: np.ndarray, worst: float) -> np.ndarray:
     if not len(near) and (p.rows @ whole <= p.most + p.room + SLACK).all():
         return whole.astype(np.int64)
     planned = np.flatnonzero(relaxed > SLACK)
-    for kinds, below, above, nodes in ((near, 1, 2, ROUNDING_NODES), (planned, 2, 4, NODES), (planned, 20, 40, NODES)):
-        found = _nearby(p, relaxed, worst, kinds, below, above, nodes)
+    least = min(p.least, float(np.floor(relaxed.sum() + CLOSE)))
+    for kinds, below, above, nodes, enough in (
+        (near, 1, 2, ROUNDING_NODES, least), (planned, 2, 4, NODES, least), (planned, 20, 40, NODES, least),
+        (near, 1, 2, ROUNDING_NODES, 0.0), (planned, 20, 40, NODES, 0.0),
+    ):  # fmt: skip
+        found = _nearby(p, relaxed, worst, kinds, below, above, nodes, enough)
         if found is not None:
             return found
     raise WorkError(
@@ -292,9 +297,9 @@ def _round(p: Programme, relaxed: np.ndarray, worst: float) -> np.ndarray:
 
 
 def _nearby(
-    p: Programme, relaxed: np.ndarray, worst: float, near: np.ndarray, below: int, above: int, nodes: int
+    p: Programme, relaxed: np.ndarray, worst: float, near: np.ndarray, below: int, above: int, nodes: int, least: float
 ) -> np.ndarray | None:
-    """Whole numbers that differ from ``relaxed`` (C,) in the kinds ``near`` only; None where none was found.
+    """``least`` studies or more, other than ``relaxed`` (C,) in the kinds ``near`` only; None where none was found.
 
     A small programme chooses: the largest shortfall comes before the sum, the sum before the price.
     """
@@ -316,8 +321,8 @@ def _nearby(
         np.hstack([rows[held], np.zeros((len(held), count + 1))]),
         np.concatenate([-np.ones(len(near)), np.zeros(count + 1)])[None],
     ]
-    least = min(max(min(p.least, float(relaxed.sum())) - base.sum() - SLACK, 0.0), room.sum())
-    high = np.concatenate([-need[touched], scale * worst + beyond, most[held] + SLACK, [-np.floor(least)]])
+    more = min(max(least - base.sum(), 0.0), room.sum())
+    high = np.concatenate([-need[touched], scale * worst + beyond, most[held] + SLACK, [-more]])
     little = 1e-3 * (1 / scale).min(initial=1.0) / len(near) / price.max()
     cost = np.concatenate([price * little, 1 / scale, [float(count)]])
     upper = np.append(room, np.full(count + 1, np.inf))

@@ -328,3 +328,11 @@ def test_what_no_limit_holds_back_is_not_blamed_on_one(imbalanced: Manifest) -> 
     assert (plan.table["shortfall"] > 0).any()
     assert not any("held back by limits" in note for note in plan.notes)
     assert plan.table.loc[plan.table["shortfall"] > 1, "held_back_by"].str.contains("the other targets").all()
+
+
+@pytest.mark.parametrize("n", [7, 40, 133])
+@pytest.mark.parametrize("limits", [{"views_as_real": 0.0}, {"per_real": 50}, {"target": "parity"}])
+def test_an_exact_number_is_exact_where_limits_leave_room(imbalanced: Manifest, n: int, limits: dict) -> None:
+    train = with_views(train_of(imbalanced))
+    plan = make_plan(train, PlanSettings(**limits), groups=["sex*age"], n=n)
+    assert len(plan.frame) == n
