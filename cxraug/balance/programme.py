@@ -119,7 +119,8 @@ class Programme:
 class Reading:
     """One reading of the programme: the optimum over fractions of studies, and what the whole studies reach.
 
-    Fractions meet an exact share exactly, whole studies up to its slack: by so little their value may be below.
+    Fractions keep to exact shares exactly, whole studies up to a slack of one, which may take their value below: by
+    little, unless there are few studies.
     """
 
     name: str
