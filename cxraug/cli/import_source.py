@@ -14,6 +14,7 @@ from cxraug.errors import InputError, first_problem
 
 if TYPE_CHECKING:
     from cxraug.studies.sources.assembly import Imported
+    from cxraug.studies.sources.columnmap import ColumnMap
     from cxraug.studies.sources.contract import ImportSettings
 
 LABELS_SHOWN = 20
@@ -171,9 +172,7 @@ def any_table(
     asked, kept = parse_map(map_), beside(out, "map.yaml")
     if not asked and _on_terminal():
         asked = _ask(read_table(table, unnamed=True), guess_map)
-        write_map(column_map(asked), kept)  # before the import, which may refuse the table: nobody answers twice
-        if not as_json:
-            typer.echo(f"answers: {kept} (--map {shlex.quote(str(kept))} takes them, edited or not)")
+        _keep_answers(column_map(asked), kept, as_json)
     elif not asked:
         read = read_table(table, unnamed=True)
         words = _as_options(guess_map(read))
@@ -192,12 +191,8 @@ def any_table(
         if not columns.labels and not columns.label_columns:
             typer.echo("note: no column of findings is named: no image has a label (--map labels=COLUMN, or "
                        "--map label_columns.COLUMN=FINDING for every finding)")  # fmt: skip
-        again = ["cxraug", "import", "csv", table, "--map", kept, "--out", out]
-        for option, value, default in (("--root", root, None), ("--uncertain", uncertain, "keep"),
-                                       ("--split", split, "auto"), ("--mapping", mapping, None)):  # fmt: skip
-            again += [option, value] if value != default else []
-        again += [*(["--table-only"] if table_only else []), "--fresh"]
-        typer.echo(f"again: {shlex.join(str(word) for word in again)}")
+        _say_again(["csv", table, "--map", kept, "--out", out, *(["--root", root] if root else [])],
+                   uncertain, split, mapping, table_only)  # fmt: skip
 
 
 def image_folder(
@@ -225,19 +220,20 @@ def image_folder(
 
     check_out(out, fresh)
     table, notes = read_metadata(Folder(folder).root)
-    asked = parse_map(map_)
+    asked, kept = parse_map(map_), beside(out, "map.yaml")
     if not asked and "patient_id" not in table.frame and _on_terminal():
         asked = _ask(table, guess_map)
+        _keep_answers(column_map(folder_map(table, asked)), kept, as_json)
     columns = column_map(folder_map(table, asked))
     given = _settings(MapSettings, columns=columns, uncertain=uncertain, split=split, table_only=table_only,
                       mapping=mapping)  # fmt: skip
     source = incoming("hf", "Hugging Face image folder", table, notes, columns)
     done = import_source(source, folder, out, given, fresh=fresh)
     if not table.metadata:
-        write_map(columns, beside(out, "map.yaml"))
+        write_map(columns, kept)
     _say(done, out, as_json)
     if not as_json and not table.metadata:
-        typer.echo(f"again: cxraug import hf {folder} --map {beside(out, 'map.yaml')} --out {out} --fresh")
+        _say_again(["hf", folder, "--map", kept, "--out", out], uncertain, split, mapping, table_only)
 
 
 def shards(
@@ -259,6 +255,24 @@ def shards(
 def _on_terminal() -> bool:
     """Whether somebody is there to answer."""
     return sys.stdin.isatty()
+
+
+def _keep_answers(columns: ColumnMap, kept: Path, as_json: bool) -> None:
+    """Write answers down before the import, which may refuse the table: nobody answers twice."""
+    from cxraug.studies.sources.columnmap import write_map
+
+    write_map(columns, kept)
+    if not as_json:
+        typer.echo(f"answers: {kept} (--map {shlex.quote(str(kept))} takes them, edited or not)")
+
+
+def _say_again(words: list[Any], uncertain: str, split: str, mapping: Path | None, table_only: bool) -> None:
+    """The same import once more, without questions, as a line for a shell."""
+    given = (("--uncertain", uncertain, "keep"), ("--split", split, "auto"), ("--mapping", mapping, None))
+    again = ["cxraug", "import", *words]
+    again += [word for option, value, default in given if value != default for word in (option, value)]
+    again += [*(["--table-only"] if table_only else []), "--fresh"]
+    typer.echo(f"again: {shlex.join(str(word) for word in again)}")
 
 
 def _as_options(guess: dict[str, Any]) -> str:

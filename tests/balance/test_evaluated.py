@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from balance.toys import train_of
 from typer.testing import CliRunner
 
 from cxraug.balance.evaluated import read_aims
@@ -50,10 +51,6 @@ def data(tmp_path_factory: pytest.TempPathFactory, large: Manifest) -> tuple[Pat
     found = evaluate(read_predictions([folder / "predictions.parquet"], on="val"), QUICK)
     write_evaluation(found, folder / "validation")
     return folder, folder / "validation", whole
-
-
-def train_of(manifest: Manifest) -> Manifest:
-    return manifest.take((manifest.frame["split"] == "train").to_numpy())
 
 
 def test_the_evaluation_of_validation_rows_reads_no_test_row(data: tuple[Path, Path, Manifest]) -> None:

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from balance.toys import card, train_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -20,19 +21,6 @@ from cxraug.errors import InputError
 from cxraug.evaluation.groups import group_levels
 from cxraug.studies.manifest import Manifest
 from cxraug.synthesis.prompts import check_plan, read_plan
-
-
-def train_of(manifest: Manifest) -> Manifest:
-    return manifest.take((manifest.frame["split"] == "train").to_numpy())
-
-
-def card(**changes: object) -> Card:
-    known = {
-        "name": "toy", "version": "1", "kind": "toy", "sha256": "0" * 64, "resolution": 64, "views": ["PA", "AP"],
-        "findings": ["Cardiomegaly", "Effusion", "Nodule"], "conditions": ["findings", "views", "sex", "age"],
-        "licence": "none", "training_data": {}, "seen": {"key": "00", "patients": [], "images": []},
-    }  # fmt: skip
-    return Card.model_validate({**known, **changes})
 
 
 class ToyCore(GenerativeCore):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from balance.toys import train_of
 
 from cxraug.balance.cost import plan_cost
 from cxraug.balance.plan import PlanSettings, make_plan, write_plan
@@ -36,10 +37,6 @@ class SlowCore(GenerativeCore):
         time.sleep(0.02)
         self.asked += len(prompts)
         return [Study({"PA": np.zeros((8, 8), np.uint8)}) for _ in prompts]
-
-
-def train_of(manifest: Manifest) -> Manifest:
-    return manifest.take((manifest.frame["split"] == "train").to_numpy())
 
 
 def test_the_core_is_timed_on_a_few_batches(imbalanced: Manifest) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from balance.toys import card, train_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -15,24 +16,10 @@ from cxraug.balance.plan import Plan, PlanSettings, make_plan
 from cxraug.balance.sample_size import Question, positives_needed, power_of
 from cxraug.balance.target import ANY, MOST_POSITIVES, read_weights
 from cxraug.balance.verification import verify_plan
-from cxraug.cores.core import Card
 from cxraug.errors import InputError
 from cxraug.evaluation.groups import AGE_BINS, group_levels
 from cxraug.studies.manifest import Manifest
 from cxraug.synthesis.prompts import check_plan
-
-
-def train_of(manifest: Manifest) -> Manifest:
-    return manifest.take((manifest.frame["split"] == "train").to_numpy())
-
-
-def card(**changes: object) -> Card:
-    known = {
-        "name": "toy", "version": "1", "kind": "toy", "sha256": "0" * 64, "resolution": 64, "views": ["PA", "AP"],
-        "findings": ["Cardiomegaly", "Effusion", "Nodule"], "conditions": ["findings", "views", "sex", "age"],
-        "licence": "none", "training_data": {}, "seen": {"key": "00", "patients": [], "images": []},
-    }  # fmt: skip
-    return Card.model_validate({**known, **changes})
 
 
 def verified(plan: Plan, train: Manifest, asked: PlanSettings, n: int | None = None) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -144,6 +145,30 @@ def test_on_a_terminal_the_patient_is_asked_for(tmp_path: Path, monkeypatch: pyt
     result = CliRunner().invoke(app, arguments(folder), input="\n".join(answers) + "\n")
     assert result.exit_code == 0, result.output
     assert read_manifest(tmp_path / "m.parquet").findings == ("effusion", "mass", "normal")
+
+
+def test_answers_are_kept_before_the_import_and_the_line_that_repeats_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from cxraug.cli.main import app
+
+    monkeypatch.setattr(command, "_on_terminal", lambda: True)
+    folder, kept = foreign(tmp_path / "a folder"), tmp_path / "m.map.yaml"
+    answers = ["", "subject", "", "", "gender", "years", "", "dx", "", "", ";"]
+    words = [*arguments(folder), "--uncertain", "zeros", "--split", "patients"]
+    refused = CliRunner().invoke(
+        app, [*words, "--mapping", str(tmp_path / "none.csv")], input="\n".join(answers) + "\n"
+    )
+    assert refused.exit_code != 0
+    assert kept.exists()
+    done = CliRunner().invoke(app, [*words, "--map", str(kept)])
+    assert done.exit_code == 0, done.output
+    again = shlex.split(next(line for line in done.output.splitlines() if line.startswith("again: "))[7:])
+    assert again[:2] == ["cxraug", "import"]
+    assert CliRunner().invoke(app, again[1:]).exit_code == 0
+    assert {"zeros", "patients"} <= set(again)
 
 
 def test_a_missing_image_is_listed(tmp_path: Path) -> None:
